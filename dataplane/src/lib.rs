@@ -1,0 +1,8 @@
+//! The packet path of Weir. Modules stand in the order in which a packet meets them; read `pipeline` first.
+
+#![deny(unsafe_code)]
+
+pub mod conntrack;
+pub mod io;
+pub mod model;
+pub mod verdict;

@@ -1,0 +1,202 @@
+//! Frames and the memory they live in.
+//!
+//! A [`Frame`] is a move-only handle to one slot of an [`Arena`]. Whoever holds the handle owns the bytes; while a frame
+//! is in a ring of the kernel no handle to it exists. So an arena can hand out `&mut [u8]` from `&self`: two handles never
+//! name the same slot.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// A packet: a slot of an arena, and which bytes of the slot it fills. Neither `Clone` nor `Copy`.
+#[derive(Debug)]
+pub struct Frame {
+    slot: u32,
+    start: u32,
+    len: u32,
+    arena: u16,
+}
+
+impl Frame {
+    /// Index of the slot in its arena.
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+    /// Bytes of the packet.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+    /// Bytes free in front of the packet.
+    pub fn headroom_bytes(&self) -> usize {
+        self.start as usize
+    }
+    /// Drops `count` bytes from the front (decapsulation). Takes at most what is there.
+    pub fn pull_front(&mut self, count: usize) {
+        let count = (count as u32).min(self.len);
+        self.start += count;
+        self.len -= count;
+    }
+}
+
+/// Memory for `count` frames in slots of equal size.
+#[derive(Debug)]
+pub struct Arena {
+    base: NonNull<u8>,
+    slot_bytes: u32,
+    headroom_bytes: u32,
+    count: u32,
+    id: u16,
+    /// Bytes that were mapped here and are unmapped on drop; 0 where the memory belongs to somebody else.
+    mapped_bytes: usize,
+}
+
+// SAFETY: an arena is a range of memory without interior state; access goes through frames, which are unique (module head).
+unsafe impl Send for Arena {}
+// SAFETY: as above: `&Arena` gives access only to the bytes of a frame that the caller holds.
+unsafe impl Sync for Arena {}
+
+static NEXT_ID: AtomicU16 = AtomicU16::new(0);
+
+impl Arena {
+    /// Maps zeroed memory for `count` slots of `slot_bytes` each and gives the frames, each starting after
+    /// `headroom_bytes` with length 0. Asks for 2 MiB pages.
+    ///
+    /// # Errors
+    /// What mmap says.
+    pub fn heap(count: u32, slot_bytes: u32, headroom_bytes: u32) -> io::Result<(Self, Vec<Frame>)> {
+        assert!(headroom_bytes <= slot_bytes && count > 0, "headroom {headroom_bytes} of slots of {slot_bytes} bytes, {count} slots");
+        let bytes = count as usize * slot_bytes as usize;
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+        // SAFETY: a fresh private mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)? };
+        // SAFETY: the range was just mapped; the advice changes page sizes, not contents. Refusal costs speed only.
+        let _ = unsafe { madvise(base, bytes, Advice::LinuxHugepage) };
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
+        // SAFETY: `bytes` bytes from `base` are mapped and owned by this arena alone.
+        Ok(unsafe { Self::over(base, count, slot_bytes, headroom_bytes, bytes) })
+    }
+
+    /// Makes an arena over memory at `base` and all of its frames.
+    ///
+    /// # Safety
+    /// `count * slot_bytes` bytes from `base` must stay readable and writable as long as the arena lives, and nobody else
+    /// may touch the bytes of a slot while a [`Frame`] of it exists. Where `mapped_bytes` is not 0 the arena unmaps them.
+    pub(crate) unsafe fn over(
+        base: NonNull<u8>,
+        count: u32,
+        slot_bytes: u32,
+        headroom_bytes: u32,
+        mapped_bytes: usize,
+    ) -> (Self, Vec<Frame>) {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let arena = Self { base, slot_bytes, headroom_bytes, count, id, mapped_bytes };
+        let frames = (0..count).map(|slot| Frame { slot, start: headroom_bytes, len: 0, arena: id }).collect();
+        (arena, frames)
+    }
+
+    /// Number of slots.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+    /// Bytes of a slot, headroom included: the longest packet it can hold is shorter by the headroom.
+    pub fn slot_bytes(&self) -> u32 {
+        self.slot_bytes
+    }
+    /// Headroom of a fresh frame.
+    pub fn headroom_bytes(&self) -> u32 {
+        self.headroom_bytes
+    }
+
+    /// The bytes of a packet.
+    pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        let start = self.offset(frame);
+        // SAFETY: `offset` checked that the frame is of this arena; `start + len` stays within its slot (every method that
+        // moves either checks it); the handle is borrowed shared, so nobody writes.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(start), frame.len as usize) }
+    }
+    /// The bytes of a packet, for writing.
+    #[allow(clippy::mut_from_ref)]
+    pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
+        let start = self.offset(frame);
+        // SAFETY: as in `bytes`; the handle is borrowed exclusively and handles are unique, so nobody else reads or writes.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(start), frame.len as usize) }
+    }
+    /// Grows the packet at the front by `count` bytes, whose content is arbitrary. Tells whether there was headroom.
+    #[must_use]
+    pub fn push_front(&self, frame: &mut Frame, count: usize) -> bool {
+        let fits = count <= frame.start as usize;
+        if fits {
+            frame.start -= count as u32;
+            frame.len += count as u32;
+        }
+        fits
+    }
+    /// Sets the length; new bytes at the end are arbitrary. Tells whether the slot is long enough.
+    #[must_use]
+    pub fn set_len(&self, frame: &mut Frame, len: usize) -> bool {
+        let fits = len <= (self.slot_bytes - frame.start) as usize;
+        if fits {
+            frame.len = len as u32;
+        }
+        fits
+    }
+    /// Makes the frame what a fresh one is: full headroom, length 0.
+    pub fn reset(&self, frame: &mut Frame) {
+        frame.start = self.headroom_bytes;
+        frame.len = 0;
+    }
+    /// Copies `bytes` in as the whole packet. Tells whether they fit; if not, the frame is as after [`reset`](Self::reset).
+    #[must_use]
+    pub fn fill(&self, frame: &mut Frame, bytes: &[u8]) -> bool {
+        self.reset(frame);
+        let fits = self.set_len(frame, bytes.len());
+        if fits {
+            self.bytes_mut(frame).copy_from_slice(bytes);
+        }
+        fits
+    }
+
+    fn offset(&self, frame: &Frame) -> usize {
+        assert!(frame.arena == self.id, "a frame of another arena");
+        frame.slot as usize * self.slot_bytes as usize + frame.start as usize
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if self.mapped_bytes > 0 {
+            // SAFETY: `heap` mapped exactly this range, and no slice of it can outlive the arena that it borrows from.
+            let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.mapped_bytes) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_never_overlap_and_stay_in_their_slot() {
+        let (arena, mut frames) = Arena::heap(4, 256, 64).unwrap();
+        for (n, frame) in frames.iter_mut().enumerate() {
+            assert!(arena.fill(frame, &[n as u8; 192]));
+            assert!(!arena.set_len(frame, 193));
+            assert!(arena.push_front(frame, 64));
+            assert!(!arena.push_front(frame, 1));
+            arena.bytes_mut(frame)[..64].fill(n as u8);
+        }
+        for (n, frame) in frames.iter().enumerate() {
+            assert!(arena.bytes(frame).iter().all(|b| *b == n as u8), "slot {n} was overwritten");
+            assert_eq!(frame.len(), 256);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "another arena")]
+    fn a_frame_of_another_arena_is_refused() {
+        let (one, _frames) = Arena::heap(1, 64, 0).unwrap();
+        let (_two, others) = Arena::heap(1, 64, 0).unwrap();
+        one.bytes(&others[0]);
+    }
+}
