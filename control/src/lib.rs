@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The `weir` command's parts: where objects come from, how they become a node's state, how it is shown.
+
+#![forbid(unsafe_code)]
+
+pub mod source;

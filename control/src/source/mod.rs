@@ -1,0 +1,4 @@
+//! Kubernetes objects from files, folders and stdin: read, checked, defaulted.
+
+pub mod objects;
+mod selector;
