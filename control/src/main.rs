@@ -1,2 +1,7 @@
-//! The daemon.
-fn main() {}
+//! The `weir` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weir_control::cli::main()
+}

@@ -1,0 +1,123 @@
+//! The `weir` command: one file a subcommand.
+//!
+//! A subcommand is a `clap` argument struct with `run(&self) -> anyhow::Result<Answer>`. What was asked for goes to stdout,
+//! messages go to stderr. Exit status: 0 fine, 1 the answer is no ([`Answer::No`], [`Refused`]), 2 wrong usage or cannot
+//! run (every other error).
+
+mod complete;
+mod man;
+mod style;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// How a question was answered; an error means that it could not be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Exit status 0.
+    Yes,
+    /// Exit status 1: failed cases, differences.
+    No,
+}
+
+/// Input that was read and is wrong: exit status 1 where other errors give 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// A userspace node dataplane for Kubernetes: services, network policies and the overlay, offline and live.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints a completion script for a shell
+    Completion(complete::Args),
+    /// Writes man pages
+    #[command(hide = true)]
+    Man(man::Args),
+}
+
+impl Command {
+    fn run(&self) -> anyhow::Result<Answer> {
+        match self {
+            Self::Completion(args) => args.run(),
+            Self::Man(args) => args.run(),
+        }
+    }
+}
+
+/// The groups of `weir --help`: what they need, and the subcommands in them. Names that do not exist are passed over.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Offline (no root, no daemon)", &["validate", "trace", "replay", "test", "diff", "matrix", "why", "lint"]),
+    (
+        "Node (asks the daemon)",
+        &["apply", "status", "flows", "drops", "top", "runtime", "capture", "conntrack", "services", "policies", "nat"],
+    ),
+    ("Lab (root)", &["lab"]),
+    ("Shell", &["completion"]),
+];
+
+/// The command line's definition, with its subcommands in groups.
+fn command() -> clap::Command {
+    let plain = Cli::command();
+    let mut help = String::from("{about-with-newline}\n{usage-heading} {usage}\n");
+    for (title, names) in GROUPS {
+        let found = names.iter().filter_map(|name| plain.find_subcommand(name));
+        let lines: Vec<String> =
+            found.map(|sub| format!("  {:<11} {}", sub.get_name(), sub.get_about().map(ToString::to_string).unwrap_or_default())).collect();
+        if !lines.is_empty() {
+            help.push_str(&format!("\n{title}:\n{}\n", lines.join("\n")));
+        }
+    }
+    help.push_str("\nOptions:\n{options}\n\nExit status: 0 fine, 1 the answer is no, 2 wrong usage or cannot run.");
+    plain.help_template(help)
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(error) => {
+            let status = if error.use_stderr() { 2 } else { 0 };
+            // Why ignore: there is nowhere left to report to.
+            let _ = error.print();
+            return ExitCode::from(status);
+        }
+    };
+    match cli.command.run() {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} {error:#}", style::error_prefix());
+            ExitCode::from(if error.downcast_ref::<Refused>().is_some() { 1 } else { 2 })
+        }
+    }
+}
+
+/// Tells whether whoever read our output has gone (`weir … | head`), which is no fault.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_is_in_a_group() {
+        let command = command();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            assert!(GROUPS.iter().any(|(_, names)| names.contains(&sub.get_name())), "{} is in no group", sub.get_name());
+        }
+    }
+}
