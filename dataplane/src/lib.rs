@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod conntrack;
 pub mod io;
 pub mod model;

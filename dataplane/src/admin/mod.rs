@@ -1,0 +1,3 @@
+//! The socket by which control and tools talk to the daemon.
+
+pub mod protocol;
