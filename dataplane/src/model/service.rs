@@ -25,7 +25,7 @@ pub struct Service {
     pub family: Family,
     /// Where it is reached.
     pub frontends: Vec<Frontend>,
-    /// Every endpoint that is in one of the two sets, sorted by address and port.
+    /// Every endpoint that is in one of the two sets or merely serves, sorted by address and port.
     pub backends: Vec<Backend>,
     /// Indices in `backends` of those usable under Cluster policy: topology hints and the fallback to terminating ones
     /// are applied (E2.10, E2.23 to E2.25).

@@ -1,0 +1,84 @@
+//! Kubernetes objects in, the desired state of one node out.
+//!
+//! Stands between `source` and the daemon. Pure: no clock, no I/O, no randomness. Every vector of the result is sorted by
+//! name or by order of evaluation, so that the same objects in any order give the same bytes.
+//!
+//! What needs the whole cluster is decided here, once: which pods a selector means, which endpoints of a Service this
+//! node may use. What needs the packet is left to the dataplane.
+
+mod endpoint;
+mod overlay;
+mod policy;
+mod selection;
+mod service;
+
+use std::net::IpAddr;
+
+use weir_dataplane::model::{Cluster, NodeConfig, NodeState, Protocol};
+
+use crate::source::objects::Snapshot;
+
+/// Why a snapshot cannot be compiled for a node.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// The node is not in the snapshot.
+    #[error("the snapshot has no Node {node:?}; it has: {known}")]
+    NoSuchNode {
+        /// What was asked for.
+        node: String,
+        /// The Nodes that there are.
+        known: String,
+    },
+    /// Two Service ports are reached in one place; all such pairs are listed.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    FrontendTaken(Vec<FrontendTaken>),
+}
+
+/// Two Service ports that are reached at one address, protocol and port (E2.3).
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[error("Service {second} and Service {first} are both reached at {address}, {protocol:?} port {port}")]
+pub struct FrontendTaken {
+    /// Where.
+    pub address: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port.
+    pub port: u16,
+    /// `namespace/name` of the one that sorts first.
+    pub first: String,
+    /// `namespace/name` of the other.
+    pub second: String,
+}
+
+/// Compiles `snapshot` for the node called `node`.
+///
+/// # Errors
+/// [`CompileError::NoSuchNode`], [`CompileError::FrontendTaken`].
+pub fn compile(snapshot: &Snapshot, node: &str, config: &NodeConfig) -> Result<NodeState, CompileError> {
+    let nodes = overlay::nodes(snapshot);
+    let this_node = match overlay::find(&nodes, node) {
+        Some(index) if snapshot.nodes.iter().any(|n| n.meta.name == node) => index,
+        _ => {
+            let mut known: Vec<&str> = snapshot.nodes.iter().map(|n| n.meta.name.as_str()).collect();
+            known.sort_unstable();
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            return Err(CompileError::NoSuchNode { node: node.into(), known });
+        }
+    };
+    let pods = endpoint::Pods::collect(snapshot, &nodes);
+    let mut selections = selection::Selections::new(snapshot, &pods);
+    let policies = policy::compile(snapshot, &pods, &nodes, this_node, &mut selections);
+    let services = service::compile(snapshot, &pods, &nodes, this_node, config)?;
+    Ok(NodeState {
+        this_node,
+        cluster: Cluster { pod_cidrs: overlay::pod_cidrs(&nodes, config), service_cidrs: overlay::service_cidrs(config) },
+        cluster_ips: service::cluster_ips(snapshot),
+        selections: selections.into_vec(),
+        namespaces: pods.namespaces.iter().map(|n| n.name.to_string()).collect(),
+        identities: pods.identities,
+        endpoints: pods.endpoints,
+        nodes,
+        policies,
+        services,
+    })
+}
