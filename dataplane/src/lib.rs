@@ -6,4 +6,8 @@ pub mod admin;
 pub mod conntrack;
 pub mod io;
 pub mod model;
+pub mod nat;
+pub mod overlay;
+pub mod parse;
 pub mod verdict;
+pub mod wire;

@@ -1,0 +1,5 @@
+//! Translation of addresses and ports: what a decision becomes on the bytes.
+
+mod rewrite;
+
+pub use rewrite::*;

@@ -1,0 +1,193 @@
+//! The compiled translation of one direction of a flow: computed for the first packet, applied to every one.
+//!
+//! Checksums are not computed again: what the edit adds to them is stored with it (RFC 1624 §3), so the payload is never
+//! read and a checksum that was wrong stays wrong.
+
+use crate::conntrack::Tuple;
+use crate::model::{Ip, proto};
+use crate::parse::{HeaderFlags, Headers};
+use crate::verdict::DropReason;
+use crate::wire::checksum::{self, Delta};
+use crate::wire::{chunk_mut, icmp, ipv4, ipv6, sctp, tcp, udp};
+
+/// Which parts a [`Rewrite`] changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RewriteFlags(u8);
+
+impl RewriteFlags {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Source address or port.
+    pub const SRC: Self = Self(1);
+    /// Destination address or port.
+    pub const DST: Self = Self(2);
+
+    /// Tells whether nothing changes.
+    #[inline]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    /// Tells whether any of `other` is set.
+    #[inline]
+    pub const fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+    /// These and `other`.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+    /// As a number, for storing beside a flow.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+    /// From [`bits`](Self::bits); other bits are ignored.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & 3)
+    }
+}
+
+/// What becomes of a packet's addresses and ports. Plain data, valid for packets of the tuple it was compiled for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Source address afterwards.
+    pub src: Ip,
+    /// Destination address afterwards.
+    pub dst: Ip,
+    /// Source port afterwards; the identifier of an ICMP echo.
+    pub sport: u16,
+    /// Destination port afterwards; the identifier of an ICMP echo.
+    pub dport: u16,
+    /// What the sum of an IPv4 header grows by.
+    pub l3_delta: u16,
+    /// What the sum of the transport checksum grows by.
+    pub l4_delta: u16,
+    /// Which parts differ from before.
+    pub flags: RewriteFlags,
+}
+
+impl Rewrite {
+    /// Compiles the edits that turn a packet of `from` into one of `to`, which must be of the same family and protocol.
+    pub fn compile(from: &Tuple, to: &Tuple) -> Self {
+        debug_assert!(from.proto == to.proto && from.is_v4() == to.is_v4(), "{from:?} cannot become {to:?}");
+        let addresses = Delta::NONE.ip(from.src, to.src).ip(from.dst, to.dst);
+        let l4 = match from.proto {
+            proto::ICMP => Delta::NONE.word(from.sport, to.sport), // no pseudo header (RFC 792)
+            proto::ICMPV6 => addresses.word(from.sport, to.sport), // RFC 4443 §2.3
+            _ => addresses.word(from.sport, to.sport).word(from.dport, to.dport),
+        };
+        let mut flags = RewriteFlags::NONE;
+        if (from.src, from.sport) != (to.src, to.sport) {
+            flags = flags.with(RewriteFlags::SRC);
+        }
+        if (from.dst, from.dport) != (to.dst, to.dport) {
+            flags = flags.with(RewriteFlags::DST);
+        }
+        let (src, dst, sport, dport) = (to.src, to.dst, to.sport, to.dport);
+        Self { src, dst, sport, dport, l3_delta: addresses.folded(), l4_delta: l4.folded(), flags }
+    }
+
+    /// Edits the packet that `headers` describes: addresses, ports or identifier, checksums. `headers` is not changed.
+    ///
+    /// Later fragments have addresses only. A UDP checksum of 0 stays 0.
+    ///
+    /// # Errors
+    /// `FragmentationNotSupported` for the first fragment of SCTP with new ports: its CRC covers bytes that are not here.
+    /// `InvalidPacket` where `headers` are not those of `bytes`. Nothing may be sent after an error.
+    #[inline]
+    pub fn apply(&self, bytes: &mut [u8], headers: &Headers) -> Result<(), DropReason> {
+        if self.flags.is_empty() {
+            return Ok(());
+        }
+        self.edit(bytes, headers).ok_or(DropReason::InvalidPacket)?;
+        if is_tcp_or_udp(headers.tuple.proto) && !headers.has(HeaderFlags::FRAGMENT_LATER) {
+            return self.edit_ports(bytes, headers).ok_or(DropReason::InvalidPacket);
+        }
+        self.edit_rare(bytes, headers)
+    }
+
+    #[inline]
+    fn edit(&self, bytes: &mut [u8], headers: &Headers) -> Option<()> {
+        let l3 = usize::from(headers.l3);
+        if headers.is_v6() {
+            let [_, _, _, _, _, _, _, _, addresses @ ..] = chunk_mut::<{ ipv6::LEN }>(bytes, l3)?;
+            let (src, dst) = addresses.split_at_mut(16);
+            src.copy_from_slice(&self.src.0.to_be_bytes());
+            dst.copy_from_slice(&self.dst.0.to_be_bytes());
+        } else {
+            let [c0, c1, s0, s1, s2, s3, d0, d1, d2, d3] = chunk_mut(bytes, l3 + ipv4::CHECKSUM)?;
+            [*c0, *c1] = checksum::update(u16::from_be_bytes([*c0, *c1]), self.l3_delta).to_be_bytes();
+            [*s0, *s1, *s2, *s3] = self.src.low32().to_be_bytes();
+            [*d0, *d1, *d2, *d3] = self.dst.low32().to_be_bytes();
+        }
+        Some(())
+    }
+
+    /// TCP and UDP, without a branch on which of them.
+    #[inline]
+    fn edit_ports(&self, bytes: &mut [u8], headers: &Headers) -> Option<()> {
+        let is_udp = headers.tuple.proto == proto::UDP;
+        let l4 = usize::from(headers.l4);
+        let [s0, s1, d0, d1] = chunk_mut(bytes, l4)?;
+        [*s0, *s1] = self.sport.to_be_bytes();
+        [*d0, *d1] = self.dport.to_be_bytes();
+        let field: &mut [u8; 2] = chunk_mut(bytes, l4 + tcp::CHECKSUM - (tcp::CHECKSUM - udp::CHECKSUM) * usize::from(is_udp))?;
+        let old = u16::from_be_bytes(*field);
+        let new = checksum::update(old, self.l4_delta);
+        // RFC 768: 0 says that there is none, and stays; a computed 0 is sent as all ones.
+        let ones = (is_udp & (new == 0)) as u16;
+        let keep = (!(is_udp & (old == 0)) as u16).wrapping_neg();
+        *field = ((new | ones.wrapping_neg()) & keep).to_be_bytes();
+        Some(())
+    }
+
+    #[cold]
+    fn edit_rare(&self, bytes: &mut [u8], headers: &Headers) -> Result<(), DropReason> {
+        if headers.has(HeaderFlags::FRAGMENT_LATER) {
+            return Ok(());
+        }
+        match headers.tuple.proto {
+            proto::SCTP if (self.sport, self.dport) != (headers.tuple.sport, headers.tuple.dport) => {
+                if headers.has(HeaderFlags::FRAGMENT) {
+                    return Err(DropReason::FragmentationNotSupported);
+                }
+                let packet = bytes.get_mut(usize::from(headers.l4)..headers.frame_len());
+                packet.and_then(|packet| sctp::set_ports(packet, self.sport, self.dport)).ok_or(DropReason::InvalidPacket)
+            }
+            proto::ICMP | proto::ICMPV6 => self.edit_icmp(bytes, headers).ok_or(DropReason::InvalidPacket),
+            _ => Ok(()),
+        }
+    }
+
+    fn edit_icmp(&self, bytes: &mut [u8], headers: &Headers) -> Option<()> {
+        let [_, _, c0, c1, i0, i1, _, _] = chunk_mut::<{ icmp::LEN }>(bytes, usize::from(headers.l4))?;
+        [*c0, *c1] = checksum::update(u16::from_be_bytes([*c0, *c1]), self.l4_delta).to_be_bytes();
+        if headers.has(HeaderFlags::ICMP_ECHO) {
+            [*i0, *i1] = self.sport.to_be_bytes();
+        }
+        Some(())
+    }
+}
+
+#[inline]
+const fn is_tcp_or_udp(number: u8) -> bool {
+    (number == proto::TCP) | (number == proto::UDP)
+}
+
+/// Takes one from the time to live or hop limit and updates the IPv4 header's checksum. Tells whether the packet may go
+/// on: not where nothing would be left (RFC 1812 §5.3.1, RFC 8200 §3), and then nothing is changed.
+#[inline]
+#[must_use]
+pub fn decrement_ttl(bytes: &mut [u8], headers: &Headers) -> bool {
+    if headers.ttl <= 1 {
+        return false;
+    }
+    let l3 = usize::from(headers.l3);
+    if headers.is_v6() {
+        let Some([hop_limit]) = chunk_mut(bytes, l3 + ipv6::HOP_LIMIT) else { return false };
+        *hop_limit = headers.ttl - 1;
+        true
+    } else {
+        ipv4::set_ttl(bytes, l3, headers.ttl - 1).is_some()
+    }
+}

@@ -1,0 +1,3 @@
+//! The overlay: packets of pods inside packets between nodes.
+
+pub mod vxlan;

@@ -1,0 +1,85 @@
+//! The Internet checksum (RFC 1071), its incremental update (RFC 1624) and the CRC32c of SCTP.
+//!
+//! Sums are ones' complement sums of 16-bit words in network order, held in host order. A [`Delta`] is what an edit adds
+//! to such a sum: it is computed once for a flow and added to every packet.
+
+use crate::model::Ip;
+
+/// Folds a sum of 16-bit words to 16 bits (RFC 1071 §2).
+#[inline]
+pub const fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    ((sum >> 16) + (sum & 0xffff)) as u16
+}
+
+/// Adds up the bytes as 16-bit words in network order; an odd last byte counts as the high one of its word.
+#[inline]
+pub fn sum(bytes: &[u8]) -> u64 {
+    // Words of 32 bits give the same folded sum, since 2^16 = 1 modulo 2^16 - 1.
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut total: u64 = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum();
+    let mut last = [0; 4];
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    total += u64::from(u32::from_be_bytes(last));
+    total
+}
+
+/// The sum of an address as a pseudo header or an IPv4 header contains it.
+#[inline]
+pub const fn sum_ip(ip: Ip) -> u64 {
+    if ip.is_v4() { ip.low32() as u64 } else { sum_v6(ip.0) }
+}
+
+const fn sum_v6(bits: u128) -> u64 {
+    (bits >> 96) as u64 + (bits >> 64 & 0xffff_ffff) as u64 + (bits >> 32 & 0xffff_ffff) as u64 + (bits & 0xffff_ffff) as u64
+}
+
+/// The sum of the pseudo header (RFC 9293 §3.1, RFC 8200 §8.1). The same words for both families.
+#[inline]
+pub const fn pseudo(src: Ip, dst: Ip, proto: u8, len: u32) -> u64 {
+    sum_ip(src) + sum_ip(dst) + proto as u64 + len as u64
+}
+
+/// The checksum field for `bytes`, whose own field must be zero, after `start` (a pseudo header's sum or 0).
+#[inline]
+pub fn full(bytes: &[u8], start: u64) -> u16 {
+    !fold(sum(bytes) + start)
+}
+
+/// What an edit adds to a ones' complement sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delta(u64);
+
+impl Delta {
+    /// An edit of nothing.
+    pub const NONE: Self = Self(0);
+
+    /// Also replaces the 16-bit word `old` by `new`.
+    #[inline]
+    #[must_use]
+    pub const fn word(self, old: u16, new: u16) -> Self {
+        Self(self.0 + !old as u64 + new as u64)
+    }
+    /// Also replaces the address `old` by `new` of the same family.
+    #[inline]
+    #[must_use]
+    pub const fn ip(self, old: Ip, new: Ip) -> Self {
+        // The complement of a sum of words is the sum of the complements, modulo 2^16 - 1.
+        Self(self.0 + !fold(sum_ip(old)) as u64 + fold(sum_ip(new)) as u64)
+    }
+    /// The delta in 16 bits, for storing beside a flow.
+    #[inline]
+    pub const fn folded(self) -> u16 {
+        fold(self.0)
+    }
+}
+
+/// The checksum field after an edit of which `delta` is the folded [`Delta`] (RFC 1624 §3, equation 3).
+#[inline]
+pub const fn update(field: u16, delta: u16) -> u16 {
+    !fold(!field as u64 + delta as u64)
+}
