@@ -146,6 +146,18 @@ impl Arena {
         frame.start = self.headroom_bytes;
         frame.len = 0;
     }
+    /// Makes the handle of a slot whose bytes nobody else has: one that the kernel gave back.
+    ///
+    /// # Safety
+    /// No other handle to `slot` may exist, and the kernel must be done with it.
+    pub(crate) unsafe fn reclaim(&self, slot: u32, start: u32, len: u32) -> Frame {
+        assert!(slot < self.count && start <= self.slot_bytes && len <= self.slot_bytes - start, "slot {slot}: {len} bytes from {start}");
+        Frame { slot, start, len, arena: self.id }
+    }
+    /// Distance of the packet's first byte from the start of the memory.
+    pub(crate) fn address(&self, frame: &Frame) -> usize {
+        self.offset(frame)
+    }
     /// Copies `bytes` in as the whole packet. Tells whether they fit; if not, the frame is as after [`reset`](Self::reset).
     #[must_use]
     pub fn fill(&self, frame: &mut Frame, bytes: &[u8]) -> bool {

@@ -3,5 +3,15 @@
 //! Knows rings and frames, knows no protocol.
 
 mod arena;
+mod error;
+mod link;
+mod memory;
+mod port;
+mod wait;
 
 pub use arena::{Arena, Frame};
+pub use error::PortError;
+pub use link::Link;
+pub use memory::{HEADROOM_BYTES, PACKET_BYTES_MAX, SLOT_BYTES};
+pub use port::{FrameCounts, PORTS_MAX, PortConfig, PortStatistics, Ports, UmemConfig};
+pub use wait::Waker;

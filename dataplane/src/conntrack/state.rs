@@ -1,0 +1,81 @@
+//! States of a connection, of all protocols in one set of 16.
+
+/// The state of a connection. TCP's are those of Linux (`nf_conntrack_proto_tcp.c`), which follow RFC 9293 as seen from the
+/// middle; SCTP's likewise; other protocols know only whether an answer was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FlowState {
+    /// Not TCP or SCTP: no reply yet.
+    Unreplied = 0,
+    /// Not TCP or SCTP: a reply was seen.
+    Replied = 1,
+    /// TCP: SYN seen.
+    SynSent = 2,
+    /// TCP: SYN and ACK seen in answer.
+    SynRecv = 3,
+    /// TCP: open.
+    Established = 4,
+    /// TCP: one side has sent FIN.
+    FinWait = 5,
+    /// TCP: that FIN was acknowledged.
+    CloseWait = 6,
+    /// TCP: both have sent FIN.
+    LastAck = 7,
+    /// TCP: both FINs were acknowledged.
+    TimeWait = 8,
+    /// TCP: reset.
+    Close = 9,
+    /// SCTP: INIT seen.
+    CookieWait = 10,
+    /// SCTP: COOKIE ECHO seen.
+    CookieEchoed = 11,
+    /// SCTP: open.
+    SctpEstablished = 12,
+    /// SCTP: SHUTDOWN seen.
+    ShutdownSent = 13,
+    /// SCTP: SHUTDOWN ACK seen.
+    ShutdownAckSent = 14,
+    /// SCTP: aborted or shut down.
+    SctpClosed = 15,
+}
+
+impl FlowState {
+    /// Tells whether no packet of the reply direction was seen yet. Such flows die first when the table is full.
+    pub const fn is_unreplied(self) -> bool {
+        matches!(self, Self::Unreplied | Self::SynSent | Self::CookieWait)
+    }
+}
+
+use super::flow::FlowDir;
+use super::{sctp, tcp};
+use crate::model::proto;
+
+impl FlowState {
+    /// The state after the first packet of a flow, or `None` where such a packet opens none (E2.44). `flags`: TCP flags, or
+    /// the type of the first SCTP chunk; else 0.
+    pub fn opening(protocol: u8, flags: u8) -> Option<Self> {
+        match protocol {
+            proto::TCP => tcp::opens(flags).then_some(Self::SynSent),
+            proto::SCTP => sctp::opens(flags).then_some(Self::CookieWait),
+            _ => Some(Self::Unreplied),
+        }
+    }
+    /// The state after one more packet, which went in direction `dir`.
+    pub fn after(self, protocol: u8, dir: FlowDir, flags: u8) -> Self {
+        match protocol {
+            proto::TCP => tcp::after(self, dir, flags),
+            proto::SCTP => sctp::after(self, dir, flags),
+            _ if dir == FlowDir::Reply => Self::Replied,
+            _ => self,
+        }
+    }
+    /// Tells whether a packet that could open a flow takes the place of this one, which is over: the caller removes the flow
+    /// and inserts a new one (a TCP client that reuses its port; RFC 9293 §3.6.1, RFC 6191).
+    pub fn is_reopened_by(self, protocol: u8, flags: u8) -> bool {
+        match protocol {
+            proto::TCP => matches!(self, Self::TimeWait | Self::Close) && tcp::opens(flags),
+            proto::SCTP => self == Self::SctpClosed && sctp::opens(flags),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! AF_XDP sockets of one worker: many ports over one memory, moved in batches, added and removed while running.
+//!
+//! A frame received on one port leaves by another without a copy: all sockets share one UMEM, each with a fill and a
+//! completion ring of its own. A packet may start anywhere in its slot when it is sent. Knows no protocol.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
+use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
+
+use crate::arena::{Arena, Frame};
+use crate::error::PortError;
+use crate::link::Link;
+use crate::memory::{Memory, Owner, Queues};
+use crate::wait::{Sleeper, Waker};
+
+/// Descriptors moved at once.
+const BURST: usize = 64;
+/// Frames that one port may give before the next port has its turn.
+const TURN: usize = 32;
+/// Shortest packet that a port takes: an Ethernet header. The kernel would keep an empty one for good.
+const PACKET_BYTES_MIN: usize = 14;
+/// Highest port index plus one; the bit above tells tx from fill.
+pub const PORTS_MAX: u16 = 0x7fff;
+/// A queue is free again 10 to 20 ms after its last socket was closed; we give it ten times that.
+const BIND_PATIENCE: Duration = Duration::from_millis(250);
+const BIND_RETRY: Duration = Duration::from_millis(5);
+
+/// Sizes of a worker's memory and rings.
+#[derive(Clone, Copy, Debug)]
+pub struct UmemConfig {
+    /// Slots of 4096 bytes. Each costs 131 bytes of kernel memory per port beside its own.
+    pub slots: u32,
+    /// Descriptors in each ring of each port; a power of two.
+    pub ring: u32,
+}
+
+impl Default for UmemConfig {
+    /// 16,384 slots (64 MiB) and rings of 512: room for 110 pods of 128 waiting frames each.
+    fn default() -> Self {
+        Self { slots: 16_384, ring: 512 }
+    }
+}
+
+/// How a port is bound.
+#[derive(Clone, Debug)]
+pub struct PortConfig {
+    /// The interface's name in the calling thread's network namespace.
+    pub interface: String,
+    /// Its queue.
+    pub queue: u32,
+    /// How many frames wait in the kernel for packets; at most a ring's worth. Bursts that are longer lose packets.
+    pub waiting: u32,
+}
+
+/// Where all slots of the memory are. The sum of the parts is at most `total`; between batches it is `total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameCounts {
+    /// All slots.
+    pub total: u32,
+    /// In the free list.
+    pub free: u32,
+    /// Waiting in the kernel for a packet.
+    pub fill: u32,
+    /// Received and not yet fetched.
+    pub rx: u32,
+    /// To be sent.
+    pub tx: u32,
+    /// Sent and not yet taken back.
+    pub completion: u32,
+}
+
+impl FrameCounts {
+    /// Frames that are nowhere: in the caller's hands, or lost where the caller holds none.
+    pub fn lost(&self) -> u32 {
+        self.total - self.free - self.fill - self.rx - self.tx - self.completion
+    }
+}
+
+/// What the kernel counts for a port since it was added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortStatistics {
+    /// Packets dropped because the rx ring was full.
+    pub rx_ring_full: u64,
+    /// Packets dropped for want of a waiting frame, or longer than a slot.
+    pub rx_dropped: u64,
+    /// Descriptors that the kernel refused.
+    pub invalid_descriptors: u64,
+}
+
+struct Port {
+    interface: String,
+    tx: TxQueue,
+    rx: RxQueue,
+    fill: FillQueue,
+    completion: CompQueue,
+    ring: u32,
+    waiting: u32,
+    /// Slots with the kernel for receiving (fill, rx) and for sending (staged, tx, completion).
+    in_fill: u32,
+    in_tx: u32,
+    /// Taken by `tx` and not yet in the ring.
+    staged: Vec<FrameDesc>,
+    /// Is in `Ports::sending`.
+    sending: bool,
+    /// Is in the epoll set.
+    watched: bool,
+}
+
+/// The ports of one worker and the memory that they share.
+pub struct Ports {
+    ports: Vec<Option<Port>>,
+    /// Indices of the ports that exist, in the order of being asked.
+    live: Vec<u16>,
+    /// Where in `live` the next round begins.
+    turn: usize,
+    /// Ports with slots in `in_tx`.
+    sending: Vec<u16>,
+    sleeper: Sleeper,
+    scratch: Vec<FrameDesc>,
+    // Last: the sockets above keep the memory registered.
+    memory: Memory,
+    ring: u32,
+}
+
+impl Ports {
+    /// Maps and registers the memory; no port yet.
+    ///
+    /// # Errors
+    /// `Config`, `Permission` or `Memory`.
+    pub fn new(config: UmemConfig) -> Result<Self, PortError> {
+        let memory = Memory::new(config.slots, config.ring)?;
+        let sleeper = Sleeper::new().map_err(|source| PortError::Memory { slots: 0, slot_bytes: 0, source })?;
+        let scratch = vec![FrameDesc::default(); BURST];
+        Ok(Self { ports: Vec::new(), live: Vec::new(), turn: 0, sending: Vec::new(), sleeper, scratch, memory, ring: config.ring })
+    }
+
+    /// The memory that the frames live in.
+    pub fn arena(&self) -> &Arena {
+        &self.memory.arena
+    }
+
+    /// Binds a socket and calls it port `index`. Packets come once its [`socket`](Self::socket) is in the redirect program's
+    /// map. A queue that was in use a moment ago is waited for, up to 250 ms.
+    ///
+    /// # Errors
+    /// All but `Memory` and `NoZeroCopy`; nothing is changed then.
+    pub fn add(&mut self, index: u16, config: &PortConfig) -> Result<(), PortError> {
+        let PortConfig { interface, queue, waiting } = config;
+        let (interface, queue) = (interface.clone(), *queue);
+        if index >= PORTS_MAX {
+            return Err(PortError::Config(format!("port index {index}: at most {PORTS_MAX} ports")));
+        }
+        if let Some(Some(taken)) = self.ports.get(usize::from(index)) {
+            return Err(PortError::IndexTaken { interface, queue, index, by: taken.interface.clone() });
+        }
+        let link = Link::query(&interface).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => PortError::NoInterface { interface: interface.clone(), queue },
+            _ => PortError::of_bind(&interface, queue, error),
+        })?;
+        if queue >= link.rx_queues {
+            let source = io::Error::from_raw_os_error(libc::EINVAL);
+            return Err(PortError::NoQueue { interface, queue, queues: link.rx_queues, source });
+        }
+        let deadline = Instant::now() + BIND_PATIENCE;
+        let (tx, rx, rings) = loop {
+            match self.bind(&interface, queue) {
+                Ok(queues) => break queues,
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => std::thread::sleep(BIND_RETRY),
+                Err(error) => return Err(PortError::of_bind(&interface, queue, error)),
+            }
+        };
+        let Some((fill, completion)) = rings else {
+            // The queue is ours already, under another index: this socket would share that port's rings.
+            return Err(PortError::Busy { interface, queue, source: io::Error::from_raw_os_error(libc::EBUSY) });
+        };
+        raise_tx_budget(rx.fd().as_raw_fd(), self.ring);
+        let mut port = Port {
+            interface,
+            tx,
+            rx,
+            fill,
+            completion,
+            ring: self.ring,
+            waiting: (*waiting).min(self.ring),
+            in_fill: 0,
+            in_tx: 0,
+            staged: Vec::with_capacity(self.ring as usize),
+            sending: false,
+            watched: false,
+        };
+        port.refill(index, &mut self.memory, &mut self.scratch);
+        if self.ports.len() <= usize::from(index) {
+            self.ports.resize_with(usize::from(index) + 1, || None);
+        }
+        self.ports[usize::from(index)] = Some(port);
+        self.live.push(index);
+        Ok(())
+    }
+
+    fn bind(&self, interface: &str, queue: u32) -> io::Result<Queues> {
+        let ring = QueueSize::new(self.ring).map_err(io::Error::other)?;
+        let config = SocketConfig::builder()
+            .rx_queue_size(ring)
+            .tx_queue_size(ring)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        let name: Interface = interface.parse().map_err(io::Error::other)?;
+        // SAFETY: program loading is inhibited, which is all that is asked where the queue is bound already.
+        unsafe { Socket::new(config, &self.memory.umem, &name, queue) }.map_err(|error| {
+            let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+            source.and_then(io::Error::raw_os_error).map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
+        })
+    }
+
+    /// Closes port `index` and takes back every frame that the kernel had of it. Tells whether there was such a port.
+    pub fn remove(&mut self, index: u16) -> bool {
+        let Some(port) = self.ports.get_mut(usize::from(index)).and_then(Option::take) else { return false };
+        if port.watched {
+            self.sleeper.forget(port.socket());
+        }
+        self.live.retain(|live| *live != index);
+        self.sending.retain(|sending| *sending != index);
+        let interface = port.interface.clone();
+        // Closing is complete when this returns: the kernel waits until no CPU can be receiving into our slots (xsk_release).
+        drop(port);
+        // SAFETY: the socket is closed; nothing else held it but the redirect map, from which closing removes it.
+        let recovered = unsafe { self.memory.recover(index) };
+        debug!(interface, recovered, "port removed");
+        true
+    }
+
+    /// The indices of all ports.
+    pub fn indices(&self) -> &[u16] {
+        &self.live
+    }
+
+    /// The socket of port `index`, for the redirect program's map.
+    pub fn socket(&self, index: u16) -> Option<BorrowedFd<'_>> {
+        Some(self.ports.get(usize::from(index))?.as_ref()?.socket())
+    }
+
+    /// Fetches what has arrived: up to `max` frames, given to `take` with their port. All ports have their turn: none
+    /// gives more than 32 before the others were asked. Also hands the kernel new frames to receive into.
+    pub fn rx(&mut self, max: usize, mut take: impl FnMut(u16, Frame)) -> usize {
+        let mut count = 0;
+        for _ in 0..self.live.len() {
+            if count >= max {
+                break;
+            }
+            if self.turn >= self.live.len() {
+                self.turn = 0;
+            }
+            let index = self.live[self.turn];
+            self.turn += 1;
+            let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else { continue };
+            let want = (max - count).min(TURN).min(self.scratch.len());
+            // SAFETY: the descriptors are overwritten before they are read, from the ring of a socket on our UMEM.
+            let got = unsafe { port.rx.consume(&mut self.scratch[..want]) };
+            if got == 0 {
+                continue;
+            }
+            if port.watched {
+                // A watched socket costs its sender a wake-up call per packet: not while we are awake.
+                port.watched = false;
+                self.sleeper.forget(port.socket());
+            }
+            for desc in &self.scratch[..got] {
+                if let Some(frame) = self.memory.take(desc, Owner::fill(index)) {
+                    port.in_fill -= 1;
+                    count += 1;
+                    take(index, frame);
+                }
+            }
+            port.refill(index, &mut self.memory, &mut self.scratch);
+        }
+        count
+    }
+
+    /// Takes `frame` for port `index`; it leaves at the next [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// Gives the frame back where there is no such port, its queue is full, or the frame has no whole Ethernet header.
+    pub fn tx(&mut self, index: u16, frame: Frame) -> Result<(), Frame> {
+        let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else { return Err(frame) };
+        if frame.len() < PACKET_BYTES_MIN {
+            return Err(frame);
+        }
+        if port.in_tx >= port.ring {
+            port.send(index, &mut self.memory, &mut self.scratch);
+            if port.in_tx >= port.ring {
+                return Err(frame);
+            }
+        }
+        port.staged.push(self.memory.give(frame, Owner::tx(index)));
+        port.in_tx += 1;
+        if !port.sending {
+            port.sending = true;
+            self.sending.push(index);
+        }
+        Ok(())
+    }
+
+    /// Sends what was taken and takes back what is sent. One system call per port that has something to send, more only
+    /// where the kernel left some of it; what the device does not take now is tried again at the next call.
+    pub fn flush(&mut self) {
+        let mut n = 0;
+        while let Some(index) = self.sending.get(n).copied() {
+            let done = match self.ports.get_mut(usize::from(index)) {
+                Some(Some(port)) => {
+                    port.send(index, &mut self.memory, &mut self.scratch);
+                    port.sending = port.in_tx > 0;
+                    !port.sending
+                }
+                _ => true,
+            };
+            if done {
+                self.sending.swap_remove(n);
+            } else {
+                n += 1;
+            }
+        }
+    }
+
+    /// A fresh frame of length 0, if one is free.
+    pub fn alloc(&mut self) -> Option<Frame> {
+        self.memory.free.pop()
+    }
+
+    /// Takes back a frame that goes nowhere.
+    pub fn free(&mut self, frame: Frame) {
+        self.memory.put(frame);
+    }
+
+    /// Counts where all frames are.
+    pub fn frames(&mut self) -> FrameCounts {
+        let mut counts = FrameCounts { total: self.memory.arena.count(), free: self.memory.free.len() as u32, ..FrameCounts::default() };
+        for port in self.ports.iter_mut().flatten() {
+            // What the kernel has moved on between the two reads makes the second number grow, never the sum.
+            let received = port.rx.nb_avail_exact().min(port.in_fill);
+            let completed = port.completion.nb_avail_exact().min(port.in_tx);
+            counts.fill += port.in_fill - received;
+            counts.rx += received;
+            counts.tx += port.in_tx - completed;
+            counts.completion += completed;
+        }
+        counts
+    }
+
+    /// Descriptors that the kernel returned and that it never had; anything but 0 means corrupt rings.
+    pub fn faults(&self) -> u64 {
+        self.memory.faults
+    }
+
+    /// What the kernel counts for port `index`.
+    ///
+    /// # Errors
+    /// What getsockopt says; `NotFound` without such a port.
+    pub fn statistics(&self, index: u16) -> io::Result<PortStatistics> {
+        let port = self.ports.get(usize::from(index)).and_then(Option::as_ref).ok_or(io::ErrorKind::NotFound)?;
+        let s = port.rx.fd().xdp_statistics()?;
+        Ok(PortStatistics {
+            rx_ring_full: s.rx_ring_full(),
+            rx_dropped: s.rx_dropped(),
+            invalid_descriptors: s.rx_invalid_descs() + s.tx_invalid_descs(),
+        })
+    }
+
+    /// Sleeps until a port has received something, the [`waker`](Self::waker) is used, or `timeout` has passed. Returns at
+    /// once where something is there already. While frames are still to be sent it sleeps for 1 ms at most.
+    ///
+    /// Idle ports stay in the epoll set; a port leaves it with its first packet ([`rx`](Self::rx)) and comes back here. So
+    /// going to sleep costs one system call for each port that was busy, however many are idle.
+    ///
+    /// # Errors
+    /// What epoll says.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        for index in &self.live {
+            if let Some(Some(port)) = self.ports.get_mut(usize::from(*index))
+                && !port.watched
+            {
+                self.sleeper.watch(port.socket())?;
+                port.watched = true;
+            }
+        }
+        let timeout = if self.sending.is_empty() { timeout } else { timeout.min(Duration::from_millis(1)) };
+        self.sleeper.sleep(timeout)
+    }
+
+    /// Ends a [`wait`](Self::wait) from another thread.
+    pub fn waker(&self) -> Waker {
+        self.sleeper.waker()
+    }
+}
+
+impl Port {
+    fn socket(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the queues live, and they live as long as the borrow of this port.
+        unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+    }
+
+    /// Hands the kernel frames to receive into, up to `waiting` and never more than the ring has room for: otherwise
+    /// descriptors are overwritten and packets arrive twice. Does nothing for less than a quarter, to work in batches.
+    fn refill(&mut self, index: u16, memory: &mut Memory, scratch: &mut [FrameDesc]) {
+        if self.waiting - self.in_fill < (self.waiting / 4).max(1) {
+            return;
+        }
+        loop {
+            let missing = (self.waiting - self.in_fill).min(scratch.len() as u32);
+            let room = self.fill.nb_free(missing).min(missing) as usize;
+            let mut count = 0;
+            while count < room
+                && let Some(frame) = memory.free.pop()
+            {
+                scratch[count] = memory.give(frame, Owner::fill(index));
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            // SAFETY: each slot was free, is marked as the kernel's now, and lies in the UMEM of this socket.
+            let produced = unsafe { self.fill.produce(&scratch[..count]) };
+            self.in_fill += produced as u32;
+            for desc in &scratch[produced..count] {
+                // Not reached while `nb_free` told the truth; the frames are not lost in any case.
+                if let Some(frame) = memory.take(desc, Owner::fill(index)) {
+                    memory.put(frame);
+                }
+            }
+            if produced < count {
+                break;
+            }
+        }
+        if self.fill.needs_wakeup() {
+            let _ = self.rx.poll(0);
+        }
+    }
+
+    /// Puts what is staged into the ring, has the kernel send it, takes back what is sent.
+    fn send(&mut self, index: u16, memory: &mut Memory, scratch: &mut [FrameDesc]) {
+        // 32 descriptors a call where the kernel does not let us raise its budget, and one call to see the ring empty.
+        for _ in 0..self.ring / 32 + 1 {
+            let room = self.tx.nb_free(self.staged.len() as u32) as usize;
+            let count = room.min(self.staged.len());
+            if count > 0 {
+                // SAFETY: each slot is marked as this ring's, was given up by its holder, and lies in the UMEM of this socket.
+                let produced = unsafe { self.tx.produce(&self.staged[..count]) };
+                self.staged.drain(..produced);
+            }
+            let free = self.tx.nb_free_exact();
+            if free < self.ring
+                && self.tx.needs_wakeup()
+                && let Err(error) = self.tx.wakeup()
+            {
+                // The device is gone or being changed: its port will be removed, and that recovers the frames.
+                debug!(interface = self.interface, %error, "cannot send");
+                break;
+            }
+            self.reap(index, memory, scratch);
+            let free_now = self.tx.nb_free_exact();
+            if free_now == free || (self.staged.is_empty() && free_now == self.ring) {
+                break;
+            }
+        }
+    }
+
+    /// Takes back what is sent.
+    fn reap(&mut self, index: u16, memory: &mut Memory, scratch: &mut [FrameDesc]) {
+        while self.in_tx > 0 {
+            // SAFETY: the descriptors are overwritten before they are read, from the ring of a socket on our UMEM.
+            let got = unsafe { self.completion.consume(scratch) };
+            for desc in &scratch[..got] {
+                if let Some(frame) = memory.take(desc, Owner::tx(index)) {
+                    self.in_tx -= 1;
+                    memory.put(frame);
+                }
+            }
+            if got < scratch.len() {
+                break;
+            }
+        }
+    }
+}
+
+/// Has the kernel send a whole ring per call rather than 32 descriptors (XDP_MAX_TX_SKB_BUDGET, Linux 6.17).
+fn raise_tx_budget(socket: i32, ring: u32) {
+    const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
+    // SAFETY: the socket is open; the value is a `u32` that outlives the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(socket, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, (&raw const ring).cast(), size_of::<u32>() as libc::socklen_t)
+    };
+    if result != 0 {
+        debug!("this kernel sends 32 frames per call at most: {}", io::Error::last_os_error());
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        if self.memory.faults > 0 {
+            warn!(faults = self.memory.faults, "the kernel returned descriptors that it never had");
+        }
+    }
+}
