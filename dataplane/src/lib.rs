@@ -11,3 +11,4 @@ pub mod overlay;
 pub mod parse;
 pub mod verdict;
 pub mod wire;
+pub mod yaml;
