@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod capture;
 pub mod conntrack;
 pub mod io;
 pub mod model;

@@ -1,5 +1,7 @@
 //! Where frames come from and go to. Never sees the pipeline.
 
+pub mod pcap;
+
 use std::io;
 
 use weir_xsk::{Arena, Frame};
