@@ -1,0 +1,203 @@
+//! Ways out of the node: a local pod, a remote node inside VXLAN, the underlay, the node's own stack.
+//!
+//! Sits after policy and source translation. A flow remembers its [`ExitId`] together with the generation that it is of;
+//! under another generation it is resolved anew. The kernel is the routing control plane: next hops are its routes and
+//! neighbours as [`Runtime`] has them.
+
+use hashbrown::HashMap;
+
+use crate::io::PortId;
+use crate::model::{Ip, MacAddr, NodeIndex, NodeState, OverlayMode};
+use crate::runtime::{PortKind, Runtime, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
+use crate::tables::{Owner, OwnerKind, Ranges};
+use crate::verdict::DropReason;
+
+/// An exit of one generation: index into [`Routes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ExitId(pub u32);
+
+/// A way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// To a local pod.
+    Pod {
+        /// Its port.
+        port: PortId,
+        /// Its MAC; `None` = derived from its address.
+        mac: Option<MacAddr>,
+        /// Largest IP packet, bytes.
+        mtu: u16,
+    },
+    /// To the node's own stack.
+    Host {
+        /// The host port.
+        port: PortId,
+        /// MAC of the node's end; `None` = derived from the address.
+        mac: Option<MacAddr>,
+        /// Largest IP packet, bytes.
+        mtu: u16,
+    },
+    /// To another node, encapsulated.
+    Vxlan {
+        /// The uplink.
+        port: PortId,
+        /// Which [`Tunnel`].
+        tunnel: u32,
+        /// Largest inner IP packet, bytes.
+        mtu: u16,
+    },
+    /// To a neighbour on the underlay, as it is.
+    Native {
+        /// The uplink.
+        port: PortId,
+        /// The next hop.
+        mac: MacAddr,
+        /// Largest IP packet, bytes.
+        mtu: u16,
+    },
+}
+
+/// What encapsulation towards one node needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The node.
+    pub node: NodeIndex,
+    /// Our address.
+    pub source: Ip,
+    /// Its VTEP.
+    pub vtep: Ip,
+    /// MAC of the next hop towards it.
+    pub next_hop: MacAddr,
+    /// MAC of our VTEP, source of inner frames.
+    pub source_mac: MacAddr,
+    /// MAC of its VTEP, destination of inner frames.
+    pub vtep_mac: MacAddr,
+}
+
+/// What the kernel's routes say of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hop {
+    Unroutable,
+    /// The destination itself is a neighbour.
+    OnLink,
+    Via(Ip),
+}
+
+/// All exits of one generation. The first ones are the ports', in their order.
+#[derive(Debug)]
+pub struct Routes {
+    exits: Vec<Exit>,
+    tunnels: Vec<Tunnel>,
+    /// Exit of each node's pods where they are reached by the overlay.
+    of_node: Vec<Result<ExitId, DropReason>>,
+    neighbours: HashMap<Ip, ExitId>,
+    kernel: Ranges<Hop>,
+    host: Option<ExitId>,
+    this_node: NodeIndex,
+    overlay: bool,
+}
+
+impl Routes {
+    /// Resolves everything that can be resolved ahead of packets.
+    pub fn compile(state: &NodeState, runtime: &Runtime) -> Self {
+        let underlay = &runtime.underlay;
+        let uplink = runtime.uplink();
+        let exit_of_port = |(index, port): (usize, &crate::runtime::Port)| {
+            let (id, mac, mtu) = (PortId(index as u16), port.mac, port.mtu);
+            match port.kind {
+                PortKind::Pod { .. } => Exit::Pod { port: id, mac, mtu },
+                PortKind::Host => Exit::Host { port: id, mac, mtu },
+                // Holds the place of the uplink; nothing resolves to it.
+                PortKind::Uplink => Exit::Native { port: id, mac: MacAddr::default(), mtu },
+            }
+        };
+        let mut routes = Self {
+            exits: runtime.ports.iter().enumerate().map(exit_of_port).collect(),
+            tunnels: Vec::new(),
+            of_node: Vec::new(),
+            neighbours: HashMap::new(),
+            kernel: Ranges::build(&hops(runtime), &Hop::Unroutable, |hop, new| *hop = *new),
+            host: runtime.host().map(|port| ExitId(port.0.into())),
+            this_node: state.this_node,
+            overlay: runtime.config.overlay.mode == OverlayMode::Vxlan,
+        };
+        let mtu = underlay.mtu;
+        if let Some(port) = uplink {
+            for (address, mac) in &underlay.neighbours {
+                let id = routes.push(Exit::Native { port, mac: *mac, mtu });
+                routes.neighbours.insert(Ip::from(*address), id);
+            }
+        }
+        routes.of_node = (0..state.nodes.len() as NodeIndex).map(|node| routes.tunnel_to(state, node, uplink, mtu)).collect();
+        routes
+    }
+
+    fn tunnel_to(&mut self, state: &NodeState, node: NodeIndex, uplink: Option<PortId>, mtu: u16) -> Result<ExitId, DropReason> {
+        let (this, remote) = (state.nodes.get(self.this_node as usize), &state.nodes[node as usize]);
+        let pair = [true, false].into_iter().find_map(|v4| Some((this?.primary(v4)?, remote.primary(v4)?)));
+        let (source, vtep) = pair.filter(|_| node != self.this_node).ok_or(DropReason::NoTunnelEndpoint)?;
+        let port = uplink.ok_or(DropReason::PortUnavailable)?;
+        let next_hop = self.underlay(vtep.into())?;
+        let Exit::Native { mac: next_hop, .. } = self.exit(next_hop) else { return Err(DropReason::FibLookupFailed) };
+        let overhead = if vtep.is_ipv4() { VXLAN_OVERHEAD_V4 } else { VXLAN_OVERHEAD_V6 };
+        let tunnel = self.tunnels.len() as u32;
+        self.tunnels.push(Tunnel {
+            node,
+            source: source.into(),
+            vtep: vtep.into(),
+            next_hop,
+            source_mac: this.map(|n| n.vtep_mac).unwrap_or_default(),
+            vtep_mac: remote.vtep_mac,
+        });
+        Ok(self.push(Exit::Vxlan { port, tunnel, mtu: mtu.saturating_sub(overhead) }))
+    }
+
+    fn push(&mut self, exit: Exit) -> ExitId {
+        self.exits.push(exit);
+        ExitId(self.exits.len() as u32 - 1)
+    }
+
+    /// Finds the way to `destination`, which `owner` owns.
+    ///
+    /// # Errors
+    /// `EndpointNotReady` for a pod without a port, `StaleOrUnroutableIp` for nobody's address in a pod CIDR,
+    /// `NoTunnelEndpoint`, `FibLookupFailed` and `PortUnavailable` where there is no way.
+    pub fn resolve(&self, owner: &Owner, destination: Ip) -> Result<ExitId, DropReason> {
+        match owner.kind {
+            OwnerKind::LocalPod { port, .. } => port.map(|p| ExitId(p.0.into())).ok_or(DropReason::EndpointNotReady),
+            OwnerKind::OwnNode => self.host.ok_or(DropReason::PortUnavailable),
+            OwnerKind::Nobody(Some(node)) if node == self.this_node => Err(DropReason::StaleOrUnroutableIp),
+            OwnerKind::RemotePod { node, .. } | OwnerKind::Nobody(Some(node)) if self.overlay => self.of_node[node as usize],
+            OwnerKind::Nobody(None) if self.overlay && owner.in_cluster => Err(DropReason::StaleOrUnroutableIp),
+            OwnerKind::RemotePod { .. } | OwnerKind::OtherNode(_) | OwnerKind::Nobody(_) => self.underlay(destination),
+        }
+    }
+
+    /// Finds the neighbour by which the kernel would send to `destination`.
+    ///
+    /// # Errors
+    /// `FibLookupFailed` without a route or a resolved neighbour.
+    pub fn underlay(&self, destination: Ip) -> Result<ExitId, DropReason> {
+        let neighbour = match self.kernel.find(destination) {
+            Hop::Unroutable => return Err(DropReason::FibLookupFailed),
+            Hop::OnLink => destination,
+            Hop::Via(hop) => *hop,
+        };
+        self.neighbours.get(&neighbour).copied().ok_or(DropReason::FibLookupFailed)
+    }
+
+    /// An exit of this generation.
+    pub fn exit(&self, id: ExitId) -> Exit {
+        self.exits[id.0 as usize]
+    }
+
+    /// What an exit of kind [`Exit::Vxlan`] refers to.
+    pub fn tunnel(&self, index: u32) -> &Tunnel {
+        &self.tunnels[index as usize]
+    }
+}
+
+fn hops(runtime: &Runtime) -> Vec<(ipnet::IpNet, Hop)> {
+    let hop = |via: Option<std::net::IpAddr>| via.map_or(Hop::OnLink, |via| Hop::Via(via.into()));
+    runtime.underlay.routes.iter().map(|route| (route.prefix, hop(route.via))).collect()
+}

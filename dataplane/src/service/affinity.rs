@@ -1,0 +1,112 @@
+//! ClientIP affinity: which backend a client was given last (E2.34).
+//!
+//! A fixed array of atomics, touched for new flows only, shared by all workers without locks. 16 bytes a slot, four slots a
+//! set; when a set is full its oldest entry gives way.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Backend;
+use crate::model::Ip;
+
+const WAYS: usize = 4;
+
+/// A client of a service port, whichever of its addresses it asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    /// Fingerprint of the service port.
+    pub(super) service: u64,
+    /// The client.
+    pub(super) address: Ip,
+}
+
+/// Two words of which the first is the key combined with the second: a reader that meets half of a concurrent write sees a
+/// key that is not its own.
+#[derive(Debug, Default)]
+struct Slot {
+    sealed: AtomicU64,
+    /// Backend's fingerprint << 32 | second of its last use; 0 = empty.
+    value: AtomicU64,
+}
+
+/// Remembered choices.
+#[derive(Debug)]
+pub struct Affinity {
+    slots: Box<[Slot]>,
+    key: u64,
+}
+
+impl Affinity {
+    /// Room for about `clients` choices; `key` makes collisions unpredictable.
+    pub fn new(clients: u32, key: u64) -> Self {
+        let count = (clients.max(WAYS as u32) as usize).next_power_of_two();
+        Self { slots: (0..count).map(|_| Slot::default()).collect(), key }
+    }
+
+    /// The candidate that the client was given less than `timeout_secs` ago.
+    pub(super) fn find(&self, client: &Client, candidates: &[Backend], timeout_secs: u32, now_secs: u32) -> Option<Backend> {
+        let hash = self.hash(client);
+        let value = self.set(hash).iter().find_map(|slot| {
+            let value = slot.value.load(Ordering::Relaxed);
+            (value != 0 && slot.sealed.load(Ordering::Relaxed) ^ value == hash).then_some(value)
+        })?;
+        let (wanted, used_secs) = ((value >> 32) as u32, value as u32);
+        let fresh = now_secs.wrapping_sub(used_secs) < timeout_secs;
+        candidates.iter().find(|backend| fresh && print(backend) == wanted).copied()
+    }
+
+    /// Notes what the client was given.
+    pub(super) fn remember(&self, client: &Client, backend: &Backend, now_secs: u32) {
+        let hash = self.hash(client);
+        let value = u64::from(print(backend)) << 32 | u64::from(now_secs);
+        let own = |slot: &&Slot| slot.sealed.load(Ordering::Relaxed) ^ slot.value.load(Ordering::Relaxed) == hash;
+        let age = |slot: &&Slot| match slot.value.load(Ordering::Relaxed) {
+            0 => u32::MAX,
+            value => now_secs.wrapping_sub(value as u32),
+        };
+        let set = self.set(hash);
+        if let Some(slot) = set.iter().find(own).or_else(|| set.iter().max_by_key(age)) {
+            slot.value.store(value, Ordering::Relaxed);
+            slot.sealed.store(hash ^ value, Ordering::Relaxed);
+        }
+    }
+
+    fn set(&self, hash: u64) -> &[Slot] {
+        let first = hash as usize & (self.slots.len() - 1) & !(WAYS - 1);
+        &self.slots[first..first + WAYS]
+    }
+
+    fn hash(&self, client: &Client) -> u64 {
+        let address = client.address.0;
+        mix(mix(mix(self.key ^ client.service) ^ (address >> 64) as u64) ^ address as u64)
+    }
+}
+
+/// The finalizer of SplitMix64: every input bit changes half of the output.
+const fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Names a text in 64 bits, the same in every process.
+pub(super) fn fingerprint(text: &[u8]) -> u64 {
+    text.iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte)))
+}
+
+/// Names a backend in 32 bits, never 0.
+fn print(backend: &Backend) -> u32 {
+    (backend_hash(backend) as u32).max(1)
+}
+
+fn backend_hash(backend: &Backend) -> u64 {
+    let address = backend.address.0;
+    mix(mix((address >> 64) as u64 ^ u64::from(backend.port)) ^ address as u64)
+}
+
+/// The backend with the highest weight for a client (rendezvous hashing): when one of n leaves, only its own clients move.
+pub(super) fn highest(backends: &[Backend], client: Ip) -> Backend {
+    let client = mix((client.0 >> 64) as u64) ^ client.0 as u64;
+    let weight = |backend: &&Backend| mix(client ^ backend_hash(backend));
+    backends.iter().max_by_key(weight).copied().unwrap_or(backends[0])
+}

@@ -1,0 +1,282 @@
+//! Service load balancing: frontend address -> backend address.
+//!
+//! Sits after conntrack, before policy. Runs for new flows only; the choice is kept in the flow's entry, so established traffic
+//! never comes here (E2.16). Never edits a packet. Semantics: E2.3 to E2.35, as kube-proxy's nftables mode has them.
+
+mod affinity;
+
+use hashbrown::{HashMap, HashSet};
+use ipnet::IpNet;
+
+pub use affinity::Affinity;
+
+use crate::conntrack::Tuple;
+use crate::model::{FrontendKind, Ip, NodeConfig, NodeState, Scheduler, ServiceIndex, proto};
+use crate::verdict::DropReason;
+
+/// Where a flow comes from, as services see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A pod of the cluster.
+    Pod,
+    /// This node itself, hostNetwork pods included (E2.21). `detector` = pod addresses can be told from others.
+    Node {
+        /// The cluster's pod CIDRs are known.
+        detector: bool,
+    },
+    /// Anybody else.
+    External,
+    /// There is no way to tell pods from others: nobody counts as off-cluster.
+    Unknown,
+}
+
+/// A backend as packets see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// Its address.
+    pub address: Ip,
+    /// Its port.
+    pub port: u16,
+}
+
+/// The answer for a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// No service address: leave it alone.
+    NotService,
+    /// Answer with RST or an ICMP error.
+    Refuse(DropReason, Option<ServiceIndex>),
+    /// Discard in silence.
+    Drop(DropReason, Option<ServiceIndex>),
+    /// Send it there.
+    Backend {
+        /// The chosen one.
+        backend: Backend,
+        /// Its source becomes the node (E2.27).
+        masquerade: bool,
+        /// The service that was asked for.
+        service: ServiceIndex,
+    },
+}
+
+/// What could be answered for a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Candidates<'a> {
+    /// As in [`Selection`].
+    NotService,
+    /// As in [`Selection`].
+    Refuse(DropReason, Option<ServiceIndex>),
+    /// As in [`Selection`].
+    Drop(DropReason, Option<ServiceIndex>),
+    /// The choice is free among these, at least one.
+    Backends {
+        /// All of them.
+        backends: &'a [Backend],
+        /// The source becomes the node whichever is chosen; in a hairpin it does in any case ([`hairpin`]).
+        masquerade: bool,
+        /// The service that was asked for.
+        service: ServiceIndex,
+    },
+}
+
+/// All services of one generation. 64 bytes per service port, 32 per backend and set, 48 per frontend.
+#[derive(Debug)]
+pub struct Services {
+    frontends: HashMap<FrontendKey, (ServiceIndex, FrontendKind)>,
+    services: Vec<Entry>,
+    backends: Vec<Backend>,
+    source_ranges: Vec<IpNet>,
+    cluster_ips: HashSet<Ip>,
+    external_cluster_ip: bool,
+    masquerade_all: bool,
+    scheduler: Scheduler,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct FrontendKey {
+    address: Ip,
+    proto: u8,
+    port: u16,
+}
+
+/// A slice of a flat list.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: u32,
+    end: u32,
+}
+
+impl Span {
+    fn push<T>(list: &mut Vec<T>, items: impl IntoIterator<Item = T>) -> Self {
+        let first = list.len() as u32;
+        list.extend(items);
+        Self { first, end: list.len() as u32 }
+    }
+    fn of<T>(self, list: &[T]) -> &[T] {
+        &list[self.first as usize..self.end as usize]
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    cluster: Span,
+    local: Span,
+    source_ranges: Span,
+    any_usable: bool,
+    internal_local: bool,
+    external_local: bool,
+    source_ranges_deny_all: bool,
+    affinity_timeout_secs: Option<u32>,
+    /// Names this service port across generations.
+    fingerprint: u64,
+}
+
+/// Tells whether a flow comes back to where it came from (E2.27).
+pub fn hairpin(source: Ip, backend: &Backend) -> bool {
+    backend.address == source
+}
+
+impl Services {
+    /// Lays the services out for lookup.
+    pub fn compile(state: &NodeState, config: &NodeConfig) -> Self {
+        let mut services = Self {
+            frontends: HashMap::new(),
+            services: Vec::with_capacity(state.services.len()),
+            backends: Vec::new(),
+            source_ranges: Vec::new(),
+            cluster_ips: state.cluster_ips.iter().map(|a| Ip::from(*a)).collect(),
+            external_cluster_ip: config.services.external_cluster_ip,
+            masquerade_all: config.masquerade.all,
+            scheduler: config.services.scheduler,
+        };
+        for (index, service) in state.services.iter().enumerate() {
+            for frontend in &service.frontends {
+                let key = FrontendKey { address: frontend.address.into(), proto: service.protocol.number(), port: frontend.port };
+                services.frontends.insert(key, (index as ServiceIndex, frontend.kind));
+            }
+            let backend = |index: &u32| {
+                let backend = &service.backends[*index as usize];
+                Backend { address: backend.address.into(), port: backend.port }
+            };
+            let cluster = Span::push(&mut services.backends, service.cluster.iter().map(backend));
+            let local = Span::push(&mut services.backends, service.local.iter().map(backend));
+            let source_ranges = Span::push(&mut services.source_ranges, service.source_ranges.iter().copied());
+            let name = format!("{}/{}/{}/{:?}/{:?}", service.namespace, service.name, service.port_name, service.protocol, service.family);
+            services.services.push(Entry {
+                cluster,
+                local,
+                source_ranges,
+                any_usable: service.any_usable,
+                internal_local: service.internal_local,
+                external_local: service.external_local,
+                source_ranges_deny_all: service.source_ranges_deny_all,
+                affinity_timeout_secs: service.affinity_timeout_secs,
+                fingerprint: affinity::fingerprint(name.as_bytes()),
+            });
+        }
+        services
+    }
+
+    /// Finds what a new flow may be sent to.
+    pub fn candidates(&self, tuple: &Tuple, origin: Origin, in_services: bool) -> Candidates<'_> {
+        let key = FrontendKey { address: tuple.dst, proto: tuple.proto, port: tuple.dport };
+        let Some((index, kind)) = self.frontends.get(&key).copied() else {
+            return self.no_frontend(tuple, in_services);
+        };
+        let service = &self.services[index as usize];
+        // E2.32: checked before anything else, for clients inside the cluster too.
+        if kind == FrontendKind::LoadBalancer && !self.passes_source_ranges(service, tuple.src) {
+            return Candidates::Drop(DropReason::LbSourceRange, Some(index));
+        }
+        // E2.7
+        if kind == FrontendKind::ClusterIp && origin == Origin::External && !self.external_cluster_ip {
+            return Candidates::Drop(DropReason::ServiceNotExternal, Some(index));
+        }
+        let (local_only, masquerade) = self.handling(service, kind, origin);
+        let backends = if local_only { service.local } else { service.cluster }.of(&self.backends);
+        match (backends.is_empty(), local_only && service.any_usable) {
+            (false, _) => Candidates::Backends { backends, masquerade, service: index },
+            (true, true) => Candidates::Drop(DropReason::ServiceNoLocalBackend, Some(index)),
+            (true, false) => Candidates::Refuse(DropReason::ServiceBackendNotFound, Some(index)),
+        }
+    }
+
+    /// Chooses the backend of a new flow. `now_secs` and `random` are the caller's clock and randomness.
+    pub fn select(
+        &self,
+        tuple: &Tuple,
+        origin: Origin,
+        in_services: bool,
+        affinity: &Affinity,
+        now_secs: u32,
+        random: &mut fastrand::Rng,
+    ) -> Selection {
+        let (backends, masquerade, index) = match self.candidates(tuple, origin, in_services) {
+            Candidates::NotService => return Selection::NotService,
+            Candidates::Refuse(reason, service) => return Selection::Refuse(reason, service),
+            Candidates::Drop(reason, service) => return Selection::Drop(reason, service),
+            Candidates::Backends { backends, masquerade, service } => (backends, masquerade, service),
+        };
+        let service = &self.services[index as usize];
+        let backend = match service.affinity_timeout_secs {
+            None => self.choose(backends, tuple, random),
+            Some(timeout_secs) => {
+                let client = affinity::Client { service: service.fingerprint, address: tuple.src };
+                // E2.35: what is remembered counts only while it is among the candidates.
+                let kept = affinity.find(&client, backends, timeout_secs, now_secs);
+                let backend = kept.unwrap_or_else(|| self.choose(backends, tuple, random));
+                affinity.remember(&client, &backend, now_secs);
+                backend
+            }
+        };
+        Selection::Backend { backend, masquerade: masquerade || hairpin(tuple.src, &backend), service: index }
+    }
+
+    /// Tells whether an address is a ClusterIP.
+    pub fn is_cluster_ip(&self, address: Ip) -> bool {
+        self.cluster_ips.contains(&address)
+    }
+
+    /// Finds the service that owns (address, protocol, port).
+    pub fn service_at(&self, address: Ip, proto: u8, port: u16) -> Option<ServiceIndex> {
+        self.frontends.get(&FrontendKey { address, proto, port }).map(|(service, _)| *service)
+    }
+
+    /// E2.4 to E2.6: LoadBalancer and external IPs are not owned, ClusterIPs and their range are.
+    fn no_frontend(&self, tuple: &Tuple, in_services: bool) -> Candidates<'_> {
+        let has_ports = matches!(tuple.proto, proto::TCP | proto::UDP | proto::SCTP);
+        match (self.cluster_ips.contains(&tuple.dst), in_services) {
+            (true, _) if has_ports => Candidates::Refuse(DropReason::ServicePortNotFound, None),
+            (true, _) => Candidates::Drop(DropReason::ServiceNotProxied, None),
+            (false, true) => Candidates::Drop(DropReason::ServiceAddressUnallocated, None),
+            (false, false) => Candidates::NotService,
+        }
+    }
+
+    /// Which set of endpoints (true = the local ones only), and whether the source is masqueraded (E2.17 to E2.20, E2.27).
+    fn handling(&self, service: &Entry, kind: FrontendKind, origin: Origin) -> (bool, bool) {
+        match (kind, origin) {
+            (FrontendKind::ClusterIp, Origin::Node { detector }) => (service.internal_local, self.masquerade_all || detector),
+            (FrontendKind::ClusterIp, Origin::External) => (service.internal_local, true),
+            (FrontendKind::ClusterIp, Origin::Pod | Origin::Unknown) => (service.internal_local, self.masquerade_all),
+            (_, _) if !service.external_local => (false, true),
+            // E2.19: from inside, the short circuit; the node's own address must not be a pod's peer by a VIP that it owns.
+            (_, Origin::Pod) => (false, false),
+            (_, Origin::Node { .. }) => (false, true),
+            (_, Origin::External | Origin::Unknown) => (true, false),
+        }
+    }
+
+    fn passes_source_ranges(&self, service: &Entry, source: Ip) -> bool {
+        let ranges = service.source_ranges.of(&self.source_ranges);
+        let source = source.to_std();
+        !service.source_ranges_deny_all && (ranges.is_empty() || ranges.iter().any(|range| range.contains(&source)))
+    }
+
+    fn choose(&self, backends: &[Backend], tuple: &Tuple, random: &mut fastrand::Rng) -> Backend {
+        match self.scheduler {
+            Scheduler::SourceHash => affinity::highest(backends, tuple.src),
+            Scheduler::Random | Scheduler::Maglev | Scheduler::LeastConnections => backends[random.usize(..backends.len())],
+        }
+    }
+}

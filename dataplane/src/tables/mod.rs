@@ -1,0 +1,123 @@
+//! The lookup tables of one generation: immutable, published whole, read once per batch.
+//!
+//! [`Tables::compile`] turns the desired state and the node's own state into what the stages look up. The parts are shared
+//! (`Arc`), so that a generation in which only services or only the underlay changed keeps the others.
+
+mod addresses;
+mod ranges;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+pub use addresses::{Addresses, Owner, OwnerKind};
+pub use ranges::Ranges;
+
+use crate::model::{Direction, EndpointIndex, Ip, NodeState};
+use crate::policy::{Classes, Judgement, Policies};
+use crate::route::Routes;
+use crate::runtime::Runtime;
+use crate::service::{Origin, Services};
+
+/// Everything that a packet is looked up in.
+#[derive(Debug)]
+pub struct Tables {
+    /// The number of this snapshot; what flows remember of an older one is checked again.
+    pub generation: u32,
+    /// The desired state that this was compiled from, for names and explanations.
+    pub state: Arc<NodeState>,
+    /// The node that this was compiled for.
+    pub runtime: Arc<Runtime>,
+    /// Who owns an address.
+    pub addresses: Arc<Addresses>,
+    /// Which flows policies allow.
+    pub policies: Arc<Policies>,
+    /// Services and their backends.
+    pub services: Arc<Services>,
+    /// Ways out of the node.
+    pub routes: Arc<Routes>,
+}
+
+impl Tables {
+    /// Compiles everything.
+    pub fn compile(state: &NodeState, runtime: &Runtime, generation: u32) -> Self {
+        Self::compile_shared(Arc::new(state.clone()), Arc::new(runtime.clone()), generation, None)
+    }
+
+    /// Compiles what changed since `before` and shares the rest.
+    pub fn compile_shared(state: Arc<NodeState>, runtime: Arc<Runtime>, generation: u32, before: Option<&Self>) -> Self {
+        let same_nodes = before.filter(|b| {
+            b.state.this_node == state.this_node && b.state.nodes == state.nodes && b.state.cluster == state.cluster && b.runtime == runtime
+        });
+        let same_pods = same_nodes.filter(|b| {
+            b.state.endpoints == state.endpoints
+                && b.state.identities == state.identities
+                && b.state.selections == state.selections
+                && b.state.policies == state.policies
+        });
+        let (addresses, policies) = match same_pods {
+            Some(b) => (b.addresses.clone(), b.policies.clone()),
+            None => compile_policy(&state, &runtime),
+        };
+        let services = match before.filter(|b| {
+            b.state.services == state.services
+                && b.state.cluster_ips == state.cluster_ips
+                && b.runtime.config.services == runtime.config.services
+        }) {
+            Some(b) => b.services.clone(),
+            None => Arc::new(Services::compile(&state, &runtime.config)),
+        };
+        let routes = match same_nodes {
+            Some(b) => b.routes.clone(),
+            None => Arc::new(Routes::compile(&state, &runtime)),
+        };
+        Self { generation, state, runtime, addresses, policies, services, routes }
+    }
+
+    /// What is known of an address.
+    pub fn owner(&self, ip: Ip) -> &Owner {
+        self.addresses.owner(ip)
+    }
+
+    /// How services see the source of a flow (E2.17 to E2.21).
+    pub fn origin(&self, source: Ip) -> Origin {
+        let owner = self.owner(source);
+        match owner.kind {
+            OwnerKind::OwnNode => Origin::Node { detector: self.state.cluster.pod_cidrs.is_some() },
+            _ if self.state.cluster.pod_cidrs.is_none() => Origin::Unknown,
+            _ if owner.in_cluster => Origin::Pod,
+            _ => Origin::External,
+        }
+    }
+
+    /// Judges one side of a new flow: `pod` is an address of a pod of this node, `peer` the other end after the service choice and
+    /// before source translation (E1.25), `via_service` tells that a Service was asked for. Everything is allowed of addresses
+    /// that are no local pod's.
+    pub fn judge(&self, pod: Ip, direction: Direction, peer: Ip, proto: u8, dport: u16, via_service: bool) -> Judgement {
+        let OwnerKind::LocalPod { endpoint, subject, .. } = self.owner(pod).kind else { return Judgement::ALLOWED };
+        let other = self.owner(peer);
+        let class = match other.local_pod() {
+            // E1.34: a pod cannot block itself; through a Service only the cluster-wide tiers can (E1.50).
+            Some(own) if own == endpoint && !via_service => return Judgement::ALLOWED,
+            Some(own) if own == endpoint => other.own_class,
+            _ => other.class,
+        };
+        self.policies.judge(subject, direction, class, proto, dport)
+    }
+}
+
+fn compile_policy(state: &NodeState, runtime: &Runtime) -> (Arc<Addresses>, Arc<Policies>) {
+    let mut classes = Classes::new(state);
+    let local: Vec<EndpointIndex> = (0..state.endpoints.len() as EndpointIndex)
+        .filter(|index| {
+            let endpoint = &state.endpoints[*index as usize];
+            endpoint.node == state.this_node && !endpoint.host_network
+        })
+        .collect();
+    let identities: Vec<_> = local.iter().map(|index| state.endpoints[*index as usize].identity).collect();
+    let subjects = crate::policy::subjects(state, &identities);
+    let subject_of: HashMap<_, _> = local.into_iter().zip(subjects.ids.iter().copied()).collect();
+    let addresses = Addresses::compile(state, runtime, &mut classes, &subject_of);
+    let policies = Policies::compile(state, &classes, &subjects);
+    (Arc::new(addresses), Arc::new(policies))
+}
