@@ -4,7 +4,9 @@
 
 pub mod admin;
 pub mod capture;
+pub mod answer;
 pub mod conntrack;
+pub mod craft;
 pub mod io;
 pub mod model;
 pub mod nat;

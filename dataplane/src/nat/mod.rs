@@ -1,5 +1,9 @@
 //! Translation of addresses and ports: what a decision becomes on the bytes.
 
+mod icmp;
 mod rewrite;
+mod snat;
 
-pub use rewrite::*;
+pub use icmp::{quoted_tuple, translate_error};
+pub use rewrite::{Rewrite, RewriteFlags, decrement_ttl};
+pub use snat::select_source;

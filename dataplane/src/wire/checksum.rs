@@ -71,6 +71,11 @@ impl Delta {
         // The complement of a sum of words is the sum of the complements, modulo 2^16 - 1.
         Self(self.0 + !fold(sum_ip(old)) as u64 + fold(sum_ip(new)) as u64)
     }
+    /// Both edits.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
     /// The delta in 16 bits, for storing beside a flow.
     #[inline]
     pub const fn folded(self) -> u16 {

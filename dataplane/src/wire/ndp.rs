@@ -10,44 +10,28 @@ pub const ADVERTISEMENT_LEN: usize = 32;
 /// Hop limit of every message of neighbour discovery: proof that no router passed it on (RFC 4861 §3.1).
 pub const HOP_LIMIT: u8 = 255;
 
-const SOURCE_LINK_LAYER: u8 = 1;
 const TARGET_LINK_LAYER: u8 = 2;
 /// Router, solicited, override (RFC 4861 §4.4): our addresses are those of gateways.
 const FLAGS: u8 = 0x80 | 0x40 | 0x20;
 
-/// A neighbour solicitation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Solicitation {
-    /// Whose MAC is wanted.
-    pub target: Ip,
-    /// The sender's MAC, as the message states it.
-    pub source_mac: Option<MacAddr>,
-}
-
-impl Solicitation {
-    /// Reads the ICMPv6 message; checks what RFC 4861 §7.1.1 asks of it alone.
-    pub fn parse(message: &[u8]) -> Option<Self> {
-        let header: &[u8; SOLICITATION_LEN] = message.first_chunk()?;
-        let target = Ip(u128::from_be_bytes(*chunk(header, 8)?));
-        if header[0] != icmpv6::NEIGHBOUR_SOLICITATION || header[1] != 0 || target.0 >> 120 == 0xff {
+/// Whose MAC an ICMPv6 message asks for, if it is a neighbour solicitation that passes what RFC 4861 §7.1.1 asks of the
+/// message alone.
+pub fn solicited_target(message: &[u8]) -> Option<Ip> {
+    let header: &[u8; SOLICITATION_LEN] = message.first_chunk()?;
+    let target = Ip(u128::from_be_bytes(*chunk(header, 8)?));
+    if header[0] != icmpv6::NEIGHBOUR_SOLICITATION || header[1] != 0 || target.0 >> 120 == 0xff {
+        return None;
+    }
+    let mut options = message.get(SOLICITATION_LEN..)?;
+    while !options.is_empty() {
+        let [_, words] = *chunk(options, 0)?;
+        let len = usize::from(words) * 8;
+        if len == 0 {
             return None;
         }
-        let mut source_mac = None;
-        let mut options = message.get(SOLICITATION_LEN..)?;
-        while !options.is_empty() {
-            let [kind, words] = *chunk(options, 0)?;
-            let len = usize::from(words) * 8;
-            if len == 0 {
-                return None;
-            }
-            let (option, rest) = options.split_at_checked(len)?;
-            if kind == SOURCE_LINK_LAYER {
-                source_mac = Some(MacAddr(*chunk(option, 2)?));
-            }
-            options = rest;
-        }
-        Some(Self { target, source_mac })
+        options = options.get(len..)?;
     }
+    Some(target)
 }
 
 /// Writes the advertisement that `target` is at `mac`, its checksum 0.
@@ -64,17 +48,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn solicitation_is_read_with_and_without_the_senders_mac() {
+    fn solicitation_is_read_and_its_options_are_checked() {
         let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0, 0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-        let target = Ip(0xfe80 << 112 | 1);
-        assert_eq!(Solicitation::parse(&message), Some(Solicitation { target, source_mac: None }));
+        let target = Some(Ip(0xfe80 << 112 | 1));
+        assert_eq!(solicited_target(&message), target);
         message.extend([1, 1, 2, 0, 0, 0, 0, 9]);
-        assert_eq!(Solicitation::parse(&message), Some(Solicitation { target, source_mac: Some(MacAddr([2, 0, 0, 0, 0, 9])) }));
+        assert_eq!(solicited_target(&message), target);
         for len in (0..24).chain(25..32) {
-            assert_eq!(Solicitation::parse(&message[..len]), None, "{len} bytes");
+            assert_eq!(solicited_target(&message[..len]), None, "{len} bytes");
         }
         message[25] = 0;
-        assert_eq!(Solicitation::parse(&message), None, "an option of length 0");
+        assert_eq!(solicited_target(&message), None, "an option of length 0");
     }
 
     #[test]

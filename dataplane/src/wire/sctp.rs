@@ -20,7 +20,7 @@ const TABLE: [u32; 256] = {
         let mut crc = index as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = crc >> 1 ^ POLY * (crc & 1);
+            crc = (crc >> 1) ^ (POLY * (crc & 1));
             bit += 1;
         }
         table[index] = crc;
@@ -30,7 +30,7 @@ const TABLE: [u32; 256] = {
 };
 
 fn step(crc: u32, bytes: &[u8]) -> u32 {
-    bytes.iter().fold(crc, |crc, byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
+    bytes.iter().fold(crc, |crc, byte| (crc >> 8) ^ TABLE[usize::from(crc as u8 ^ byte)])
 }
 
 /// The CRC32c of an SCTP packet, its own field taken as 0; as the field holds it, least significant byte first.
@@ -72,7 +72,7 @@ const fn multiply(mut a: u32, b: u32) -> u32 {
         if a & 1 << 31 != 0 {
             product ^= factor;
         }
-        factor = factor >> 1 ^ POLY * (factor & 1);
+        factor = (factor >> 1) ^ (POLY * (factor & 1));
         a <<= 1;
     }
     product
