@@ -11,6 +11,8 @@ mod overlay;
 mod policy;
 mod selection;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
