@@ -223,22 +223,27 @@ fn protocol_matches(item: &PortMatch, query: &Query) -> bool {
     }
 }
 
-/// The rule that fails latest: peers before ports, and among peers a right namespace before a wrong one.
+/// How close a rule came: by how much of it matches, then by how much of its peers. More is closer.
+type Closeness = (u8, u8);
+
+const NO_RULE: Closeness = (0, 0);
+
+/// The rule of which least fails.
 fn nearest(state: &NodeState, isolating: &[&Policy], peer: &Peer<'_>, destination: Option<&Identity>, query: &Query) -> Option<Nearest> {
-    let mut best: Option<(u8, Nearest)> = None;
+    let mut best: Option<(Closeness, Nearest)> = None;
     for policy in isolating {
         let rules = rules_of(policy, query.direction);
-        let name = |rule, (closeness, fails, detail): (u8, &'static str, String)| {
+        let name = |rule, (closeness, fails, detail): (Closeness, &'static str, String)| {
             (closeness, Nearest { namespace: policy.namespace.clone(), name: policy.name.clone(), rule, fails, detail })
         };
-        let mut failures: Vec<(u8, Nearest)> =
+        let mut failures: Vec<(Closeness, Nearest)> =
             rules.iter().enumerate().map(|(n, rule)| name(Some(n), failure(state, rule, peer, destination, query))).collect();
         if rules.is_empty() {
             let direction = match query.direction {
                 Direction::Ingress => "ingress",
                 Direction::Egress => "egress",
             };
-            failures.push(name(None, (0, "direction", format!("the policy has no {direction} rule"))));
+            failures.push(name(None, (NO_RULE, "direction", format!("the policy has no {direction} rule"))));
         }
         for (closeness, failed) in failures {
             if best.as_ref().is_none_or(|(closest, _)| closeness > *closest) {
@@ -249,27 +254,39 @@ fn nearest(state: &NodeState, isolating: &[&Policy], peer: &Peer<'_>, destinatio
     best.map(|(_, nearest)| nearest)
 }
 
-/// The first part of a rule that fails, and how far that is from matching (more is closer).
-fn failure(state: &NodeState, rule: &Rule, peer: &Peer<'_>, destination: Option<&Identity>, query: &Query) -> (u8, &'static str, String) {
-    let peers = rule.peers.as_deref();
-    if let Some(peers) = peers
+/// The first part of a rule that fails. Closest is a rule with another port, then one for this very port and another peer, then
+/// one with another protocol, then one for any port and another peer, then one in which both fail.
+fn failure(
+    state: &NodeState,
+    rule: &Rule,
+    peer: &Peer<'_>,
+    destination: Option<&Identity>,
+    query: &Query,
+) -> (Closeness, &'static str, String) {
+    let ports = rule.ports.as_deref();
+    if let Some(peers) = &rule.peers
         && !peers.iter().any(|s| peer_matches(state, *s, peer))
     {
-        let ports_match = rule.ports.as_ref().is_none_or(|ports| ports.iter().any(|p| port_matches(p, destination, query)));
+        let parts = match ports {
+            None => 2,
+            Some(ports) if ports.iter().any(|p| port_matches(p, destination, query)) => 4,
+            Some(_) => 1,
+        };
         let failures = peers.iter().map(|s| peer_failure(state, *s, peer));
-        let (closeness, fails, detail) = failures.max_by_key(|(c, _, _)| *c).unwrap_or((1, "peer", "the rule names nobody".into()));
-        return (closeness * 2 + u8::from(ports_match), fails, detail);
+        let (closeness, fails, detail) = failures.max_by_key(|(c, _, _)| *c).unwrap_or((0, "peer", "the rule names nobody".into()));
+        return ((parts, closeness), fails, detail);
     }
-    let ports = rule.ports.as_deref().unwrap_or_default();
+    let ports = ports.unwrap_or_default();
     let same_protocol: Vec<&PortMatch> = ports.iter().filter(|p| protocol_matches(p, query)).collect();
     if same_protocol.is_empty() {
         let wanted: Vec<&str> = ports.iter().map(|p| protocol_name(p.protocol)).collect();
-        return (8, "protocol", format!("{} is not {}", number_name(query.protocol), one_of(&wanted)));
+        return ((3, 0), "protocol", format!("{} is not {}", number_name(query.protocol), one_of(&wanted)));
     }
     let wanted: Vec<String> = same_protocol.iter().map(|p| port_text(p, destination)).collect();
-    (9, "port", format!("{} is not {}", query.port, one_of(&wanted)))
+    ((5, 0), "port", format!("{} is not {}", query.port, one_of(&wanted)))
 }
 
+/// How a selection fails to match the peer.
 fn peer_failure(state: &NodeState, selection: SelectionIndex, peer: &Peer<'_>) -> (u8, &'static str, String) {
     match &state.selections[selection as usize] {
         Selection::Block { cidr, except } => {

@@ -12,6 +12,8 @@ mod classes;
 mod compile;
 mod explain;
 mod flatten;
+#[cfg(test)]
+mod tests;
 
 pub use classes::{ClassId, Classes};
 pub use compile::{Subjects, subjects};
