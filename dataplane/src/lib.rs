@@ -3,8 +3,8 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
-pub mod capture;
 pub mod answer;
+pub mod capture;
 pub mod conntrack;
 pub mod craft;
 pub mod io;

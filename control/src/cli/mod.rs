@@ -4,8 +4,13 @@
 //! messages go to stderr. Exit status: 0 fine, 1 the answer is no ([`Answer::No`], [`Refused`]), 2 wrong usage or cannot
 //! run (every other error).
 
+mod common;
 mod complete;
+mod conntrack;
 mod man;
+mod policies;
+mod services;
+mod status;
 mod style;
 
 use std::io;
@@ -37,6 +42,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows how the daemon does
+    Status(status::Args),
+    /// Lists tracked connections
+    Conntrack(conntrack::Args),
+    /// Lists the Services in force and their backends
+    Services(services::Args),
+    /// Lists the policies in force on this node's pods
+    Policies(policies::Args),
     /// Prints a completion script for a shell
     Completion(complete::Args),
     /// Writes man pages
@@ -47,6 +60,10 @@ enum Command {
 impl Command {
     fn run(&self) -> anyhow::Result<Answer> {
         match self {
+            Self::Status(args) => args.run(),
+            Self::Conntrack(args) => args.run(),
+            Self::Services(args) => args.run(),
+            Self::Policies(args) => args.run(),
             Self::Completion(args) => args.run(),
             Self::Man(args) => args.run(),
         }

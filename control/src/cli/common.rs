@@ -1,0 +1,119 @@
+//! Flags and output forms that several subcommands share.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use serde::Serialize;
+use weir_dataplane::admin::protocol::{Client, ClientError};
+
+/// Where the daemon listens, and how long to wait for it.
+#[derive(Debug, clap::Args)]
+pub(super) struct DaemonArgs {
+    /// The daemon's socket
+    #[arg(long, value_name = "PATH", env = "WEIR_SOCKET", default_value = "/run/weir/dataplane.sock")]
+    socket: PathBuf,
+    /// How long to wait for an answer
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(super) timeout: Duration,
+}
+
+impl DaemonArgs {
+    pub(super) fn connect(&self) -> Result<Client, ClientError> {
+        Client::connect(&self.socket, self.timeout)
+    }
+}
+
+/// Parses `10s`, `500ms`, `1m30s`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
+    Duration::try_from(parsed).map_err(|_| "must not be negative".into())
+}
+
+/// Output forms of what is a list or an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    Text,
+    /// For people with room
+    Wide,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+/// Writes `value` to stdout in a machine's form.
+pub(super) fn print_data(form: Output, value: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = match form {
+        Output::Yaml => serde_saphyr::to_string(value).context("cannot write as YAML")?,
+        Output::Json => serde_json::to_string_pretty(value)?,
+        Output::Text | Output::Wide => bail!("text is not data"),
+    };
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// A table as kubectl prints one: capitals, no lines. Nothing at all where there are no rows.
+pub(super) fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+    table.set_header(headers);
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    if table.is_empty() { String::new() } else { table.trim_fmt() + "\n" }
+}
+
+/// What a list without rows says, on stderr, as kubectl does.
+pub(super) fn print_table(what: &str, headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
+    let text = table(headers, rows);
+    if text.is_empty() {
+        eprintln!("No {what} found.");
+    }
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// The name of an IP protocol, as conntrack-tools write it; its number where it has none.
+pub(super) fn protocol_name(number: u8) -> String {
+    use weir_dataplane::model::proto;
+    match number {
+        proto::ICMP => "icmp".into(),
+        proto::TCP => "tcp".into(),
+        proto::UDP => "udp".into(),
+        proto::ICMPV6 => "icmpv6".into(),
+        proto::SCTP => "sctp".into(),
+        other => other.to_string(),
+    }
+}
+
+/// `address:port`, with brackets around IPv6.
+pub(super) fn endpoint(address: std::net::IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_look_like_those_of_kubectl() {
+        let text = table(&["NAMESPACE", "NAME"], [vec!["shop".into(), "web".into()], vec!["kube-system".into(), "dns".into()]]);
+        assert_eq!(text, "NAMESPACE     NAME\nshop          web\nkube-system   dns\n");
+        assert_eq!(table(&["NAME"], []), "");
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(parse_duration("-1s").is_err() && parse_duration("10").is_err());
+    }
+}
