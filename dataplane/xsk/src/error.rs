@@ -49,16 +49,6 @@ pub enum PortError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// Zero copy was asked for.
-    #[error(
-        "cannot attach to {interface} queue {queue} without copying\n  all ports of a worker share one memory, and the kernel shares it without copying only among devices that all can (veth cannot)\n  try: mode: auto"
-    )]
-    NoZeroCopy {
-        /// The interface.
-        interface: String,
-        /// The queue.
-        queue: u32,
-    },
     /// The place is taken already.
     #[error("cannot attach to {interface} queue {queue}: port {index} is in use by {by}\n  try: remove that port first")]
     IndexTaken {

@@ -7,6 +7,7 @@ mod error;
 mod link;
 mod memory;
 mod port;
+mod redirect;
 mod wait;
 
 pub use arena::{Arena, Frame};
@@ -14,4 +15,5 @@ pub use error::PortError;
 pub use link::Link;
 pub use memory::{HEADROOM_BYTES, PACKET_BYTES_MAX, SLOT_BYTES};
 pub use port::{FrameCounts, PORTS_MAX, PortConfig, PortStatistics, Ports, UmemConfig};
+pub use redirect::{AttachMode, Attached, PortRole, Redirect, RedirectError, UplinkFilter};
 pub use wait::Waker;

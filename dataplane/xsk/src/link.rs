@@ -4,6 +4,7 @@
 //! error messages that name the real cause; never on the packet path. Format: rtnetlink(7), linux/if_link.h.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
@@ -14,7 +15,7 @@ pub struct Link {
     pub ifindex: u32,
     /// Largest packet in bytes, without the Ethernet header.
     pub mtu: u32,
-    /// Receive queues that the device was made with.
+    /// Receive queues that are in use.
     pub rx_queues: u32,
     /// Ids of the XDP programs that it carries.
     pub xdp_programs: Vec<u32>,
@@ -57,7 +58,12 @@ impl Link {
         send(&socket, &request, SendFlags::empty())?;
         let mut reply = vec![0; 32 * 1024];
         let (count, _) = recv(&socket, &mut reply[..], RecvFlags::empty())?;
-        Self::parse(&reply[..count])
+        let mut link = Self::parse(&reply[..count])?;
+        // Netlink tells how many queues the device was made with, ethtool how many it uses.
+        if let Some(queues) = channels(&socket, name) {
+            link.rx_queues = queues;
+        }
+        Ok(link)
     }
 
     fn parse(reply: &[u8]) -> io::Result<Self> {
@@ -92,6 +98,33 @@ impl Link {
         }
         Ok(link)
     }
+}
+
+/// Receive queues in use, as `ethtool -l` says; `None` for drivers that do not say.
+fn channels(socket: &OwnedFd, name: &str) -> Option<u32> {
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    const ETHTOOL_GCHANNELS: u32 = 0x3c;
+    /// `struct ethtool_channels` of linux/ethtool.h.
+    #[repr(C)]
+    struct Channels {
+        command: u32,
+        max: [u32; 4],
+        rx: u32,
+        tx: u32,
+        other: u32,
+        combined: u32,
+    }
+    let mut channels = Channels { command: ETHTOOL_GCHANNELS, max: [0; 4], rx: 0, tx: 0, other: 0, combined: 0 };
+    // SAFETY: `ifreq` is bytes, integers and pointers, for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+    // SAFETY: the request holds a terminated name (`query` checked its length) and a pointer to a `Channels`, which the
+    // command reads and writes; both outlive the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    Some(channels.rx + channels.combined).filter(|queues| result == 0 && *queues > 0)
 }
 
 fn u16_at(bytes: &[u8]) -> u16 {

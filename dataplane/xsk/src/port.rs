@@ -93,6 +93,8 @@ pub struct PortStatistics {
 
 struct Port {
     interface: String,
+    ifindex: u32,
+    queue: u32,
     tx: TxQueue,
     rx: RxQueue,
     fill: FillQueue,
@@ -147,7 +149,7 @@ impl Ports {
     /// map. A queue that was in use a moment ago is waited for, up to 250 ms.
     ///
     /// # Errors
-    /// All but `Memory` and `NoZeroCopy`; nothing is changed then.
+    /// All but `Memory`; nothing is changed then.
     pub fn add(&mut self, index: u16, config: &PortConfig) -> Result<(), PortError> {
         let PortConfig { interface, queue, waiting } = config;
         let (interface, queue) = (interface.clone(), *queue);
@@ -165,6 +167,10 @@ impl Ports {
             let source = io::Error::from_raw_os_error(libc::EINVAL);
             return Err(PortError::NoQueue { interface, queue, queues: link.rx_queues, source });
         }
+        let same = |port: &Port| (port.ifindex, port.queue) == (link.ifindex, queue);
+        if let Some(index) = self.live.iter().copied().find(|live| self.ports[usize::from(*live)].as_ref().is_some_and(same)) {
+            return Err(PortError::IndexTaken { by: interface.clone(), interface, queue, index });
+        }
         let deadline = Instant::now() + BIND_PATIENCE;
         let (tx, rx, rings) = loop {
             match self.bind(&interface, queue) {
@@ -174,12 +180,14 @@ impl Ports {
             }
         };
         let Some((fill, completion)) = rings else {
-            // The queue is ours already, under another index: this socket would share that port's rings.
+            // The queue was ours already: this socket would share that port's rings.
             return Err(PortError::Busy { interface, queue, source: io::Error::from_raw_os_error(libc::EBUSY) });
         };
         raise_tx_budget(rx.fd().as_raw_fd(), self.ring);
         let mut port = Port {
             interface,
+            ifindex: link.ifindex,
+            queue,
             tx,
             rx,
             fill,

@@ -1,0 +1,343 @@
+//! Ports over real veth pairs: what comes in goes out, and no slot is ever lost.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{ETHERTYPE, Raw, frame, in_namespace, port, veth};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use weir_xsk::{AttachMode, Attached, FrameCounts, PortConfig, PortError, PortRole, Ports, Redirect, UmemConfig};
+
+const CONFIG: UmemConfig = UmemConfig { slots: 2048, ring: 256 };
+
+/// Two pods' veths on one memory: ports 0 (a0) and 1 (b0), the pods' ends are a1 and b1.
+fn two_pods() -> (Ports, Redirect) {
+    veth("a0", "a1");
+    veth("b0", "b1");
+    let mut ports = Ports::new(CONFIG).unwrap();
+    let mut redirect = Redirect::load(8, 1).unwrap();
+    for (index, name) in [(0, "a0"), (1, "b0")] {
+        ports.add(index, &port(name)).unwrap();
+        redirect.set_socket(index, 0, ports.socket(index).unwrap()).unwrap();
+        assert_eq!(redirect.attach(index, name, PortRole::Pod, AttachMode::Auto).unwrap(), Attached::Copy);
+    }
+    (ports, redirect)
+}
+
+/// Sends what came in on one port out of the other; gives the number of frames.
+fn forward(ports: &mut Ports, held: &mut Vec<(u16, weir_xsk::Frame)>) -> usize {
+    let count = ports.rx(64, |index, frame| held.push((index, frame)));
+    for (index, frame) in held.drain(..) {
+        if let Err(frame) = ports.tx(1 - index, frame) {
+            ports.free(frame);
+        }
+    }
+    ports.flush();
+    count
+}
+
+fn assert_all_home(counts: FrameCounts) {
+    assert_eq!(counts.lost(), 0, "{counts:?}");
+    assert_eq!((counts.rx, counts.tx, counts.completion), (0, 0, 0), "{counts:?}");
+}
+
+#[test]
+fn frames_in_are_frames_out_byte_for_byte() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods();
+        let (a, b) = (Raw::open("a1"), Raw::open("b1"));
+        let mut held = Vec::new();
+        for n in 0..3000u32 {
+            let sent = frame(n, 18 + (n as usize * 7) % 1496);
+            let (from, to) = if n % 3 == 0 { (&b, &a) } else { (&a, &b) };
+            assert!(from.send(&sent));
+            while forward(&mut ports, &mut held) == 0 {}
+            let got = to.recv_where(|bytes| bytes[12..14] == ETHERTYPE).expect("the frame comes out");
+            assert!(got == sent, "frame {n} of {} bytes changed", sent.len());
+        }
+        assert_all_home(ports.frames());
+        assert_eq!(ports.faults(), 0);
+    });
+}
+
+#[test]
+fn a_packet_may_start_anywhere_when_it_is_sent() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods();
+        let (a, b) = (Raw::open("a1"), Raw::open("b1"));
+        for (n, shift) in (-100i32..=256).enumerate() {
+            let sent = frame(n as u32, 400);
+            assert!(a.send(&sent));
+            let mut held = Vec::new();
+            while ports.rx(64, |_, frame| held.push(frame)) == 0 {}
+            let (_, mut out) = (assert_eq!(held.len(), 1), held.remove(0));
+            let expected = if shift < 0 {
+                out.pull_front(shift.unsigned_abs() as usize);
+                sent[shift.unsigned_abs() as usize..].to_vec()
+            } else {
+                assert!(ports.arena().push_front(&mut out, shift as usize));
+                ports.arena().bytes_mut(&mut out)[..shift as usize].fill(0x77);
+                [vec![0x77; shift as usize], sent].concat()
+            };
+            ports.tx(1, out).unwrap();
+            ports.flush();
+            let got = b.recv_where(|bytes| *bytes == expected);
+            assert!(got.is_some(), "a start moved by {shift}");
+        }
+        assert_all_home(ports.frames());
+    });
+}
+
+#[test]
+fn every_slot_is_accounted_for_during_and_after_a_flood() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods();
+        let (a, b) = (Raw::open("a1"), Raw::open("b1"));
+        let stop = AtomicBool::new(false);
+        let mut forwarded = 0;
+        std::thread::scope(|scope| {
+            for sender in [&a, &b] {
+                let stop = &stop;
+                scope.spawn(move || {
+                    let bytes = frame(1, 64);
+                    while !stop.load(Ordering::Relaxed) {
+                        sender.send(&bytes);
+                    }
+                });
+            }
+            let (mut held, end) = (Vec::new(), Instant::now() + Duration::from_millis(700));
+            while Instant::now() < end {
+                forwarded += forward(&mut ports, &mut held);
+                let counts = ports.frames();
+                assert_eq!(counts.lost(), 0, "{counts:?}");
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            forwarded += forward(&mut ports, &mut held);
+        }
+        assert!(forwarded > 10_000, "{forwarded} frames only");
+        let counts = ports.frames();
+        assert_all_home(counts);
+        assert_eq!(counts.total, CONFIG.slots);
+        assert_eq!(ports.faults(), 0);
+        for index in [0, 1] {
+            assert_eq!(ports.statistics(index).unwrap().invalid_descriptors, 0);
+        }
+    });
+}
+
+#[test]
+fn a_port_removed_and_added_again_under_traffic_loses_nothing() {
+    in_namespace(|| {
+        let (mut ports, mut redirect) = two_pods();
+        let (a, b) = (Raw::open("a1"), Raw::open("b1"));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let bytes = frame(1, 64);
+                while !stop.load(Ordering::Relaxed) {
+                    a.send(&bytes);
+                    b.send(&bytes);
+                }
+            });
+            let mut held = Vec::new();
+            for round in 0..10 {
+                let index = round % 2;
+                for _ in 0..200 {
+                    forward(&mut ports, &mut held);
+                }
+                // Some frames are in the ring, none was flushed.
+                ports.rx(64, |index, frame| held.push((index, frame)));
+                for (index, frame) in held.drain(..) {
+                    ports.tx(1 - index, frame).unwrap();
+                }
+                assert!(ports.remove(index) && !ports.remove(index));
+                assert_eq!(ports.frames().lost(), 0, "{:?}", ports.frames());
+                forward(&mut ports, &mut held);
+                ports.add(index, &port(["a0", "b0"][usize::from(index)])).unwrap();
+                redirect.set_socket(index, 0, ports.socket(index).unwrap()).unwrap();
+                let mut count = 0;
+                let end = Instant::now() + Duration::from_secs(2);
+                while count == 0 && Instant::now() < end {
+                    ports.rx(64, |from, frame| {
+                        count += usize::from(from == index);
+                        held.push((from, frame));
+                    });
+                    held.drain(..).for_each(|(_, frame)| ports.free(frame));
+                }
+                assert!(count > 0, "traffic comes again on port {index}");
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        ports.remove(0);
+        ports.remove(1);
+        let counts = ports.frames();
+        assert_eq!(counts, FrameCounts { total: CONFIG.slots, free: CONFIG.slots, ..FrameCounts::default() });
+    });
+}
+
+#[test]
+fn a_device_that_vanishes_gives_its_frames_back_and_others_go_on() {
+    in_namespace(|| {
+        let (mut ports, mut redirect) = two_pods();
+        let a = Raw::open("a1");
+        for n in 0..20 {
+            a.send(&frame(n, 100));
+        }
+        common::ip("link del b0");
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            forward(&mut ports, &mut held);
+        }
+        assert_eq!(ports.frames().lost(), 0);
+        assert!(ports.remove(1));
+        redirect.detach(1);
+        assert_all_home(ports.frames());
+        // The memory still takes new ports.
+        veth("c0", "c1");
+        ports.add(1, &port("c0")).unwrap();
+        redirect.set_socket(1, 0, ports.socket(1).unwrap()).unwrap();
+        redirect.attach(1, "c0", PortRole::Pod, AttachMode::Auto).unwrap();
+        let c = Raw::open("c1");
+        a.send(&frame(7, 100));
+        while forward(&mut ports, &mut held) == 0 {}
+        assert_eq!(c.recv_where(|bytes| bytes[12..14] == ETHERTYPE), Some(frame(7, 100)));
+    });
+}
+
+#[test]
+fn a_port_refuses_what_the_kernel_would_keep_for_good() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods();
+        let mut empty = ports.alloc().unwrap();
+        assert!(ports.arena().set_len(&mut empty, 13));
+        let empty = ports.tx(0, empty).unwrap_err();
+        let nowhere = ports.tx(5, empty).unwrap_err();
+        ports.free(nowhere);
+        assert_all_home(ports.frames());
+    });
+}
+
+#[test]
+fn a_full_queue_hands_the_frame_back() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods();
+        common::ip("link set a0 down");
+        let mut sent = 0;
+        let refused = loop {
+            let mut next = ports.alloc().unwrap();
+            assert!(ports.arena().fill(&mut next, &frame(sent, 64)));
+            match ports.tx(0, next) {
+                Ok(()) => sent += 1,
+                Err(frame) => break frame,
+            }
+        };
+        assert_eq!(sent, CONFIG.ring);
+        ports.free(refused);
+        ports.flush();
+        assert_eq!(ports.frames().lost(), 0);
+        let a = Raw::open("a1");
+        common::ip("link set a0 up");
+        ports.flush();
+        assert_all_home(ports.frames());
+        assert_eq!(a.recv_where(|bytes| bytes[12..14] == ETHERTYPE), Some(frame(0, 64)));
+    });
+}
+
+#[test]
+fn a_busy_queue_is_waited_for_and_then_refused() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods();
+        let mut second = Ports::new(UmemConfig { slots: 256, ring: 64 }).unwrap();
+        let start = Instant::now();
+        let error = second.add(0, &port("a0")).unwrap_err();
+        assert!(matches!(&error, PortError::Busy { .. }), "{error}");
+        assert!(start.elapsed() > Duration::from_millis(200), "{:?}", start.elapsed());
+        assert!(error.to_string().starts_with("cannot attach to a0 queue 0: Device or resource busy (os error 16)\n"), "{error}");
+        std::thread::scope(|scope| {
+            let first = scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                ports.remove(0);
+            });
+            second.add(0, &port("a0")).unwrap();
+            first.join().unwrap();
+        });
+        let error = second.add(1, &port("a0")).unwrap_err();
+        assert!(matches!(&error, PortError::IndexTaken { index: 0, .. }), "one queue, one port: {error}");
+    });
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods();
+        let mut refused = |index, config: PortConfig| ports.add(index, &config).unwrap_err().to_string();
+        assert_eq!(
+            refused(4, PortConfig { queue: 3, ..port("a0") }),
+            "cannot attach to a0 queue 3: Invalid argument (os error 22)\n  a0 has 1 queue (0)\n  \
+             try: fewer workers, or `ethtool -L a0 combined 4`"
+        );
+        assert!(refused(4, port("nothere")).contains("no such interface"));
+        assert!(refused(0, port("a0")).contains("port 0 is in use by a0"));
+        assert_eq!(ports.indices(), [0, 1]);
+    });
+}
+
+#[test]
+fn without_the_capabilities_the_error_names_them() {
+    in_namespace(|| {
+        let none =
+            CapabilitySets { effective: CapabilitySet::empty(), permitted: CapabilitySet::empty(), inheritable: CapabilitySet::empty() };
+        set_capabilities(None, none).unwrap();
+        let error = Ports::new(CONFIG).err().expect("refused").to_string();
+        assert!(error.contains("not permitted") && error.contains("CAP_NET_RAW"), "{error}");
+        let error = Redirect::load(8, 1).err().expect("refused").to_string();
+        assert!(error.contains("CAP_BPF"), "{error}");
+    });
+}
+
+#[test]
+fn a_hundred_idle_ports_cost_less_than_a_hundredth_of_a_core() {
+    in_namespace(|| {
+        let mut ports = Ports::new(UmemConfig { slots: 8192, ring: 64 }).unwrap();
+        let mut redirect = Redirect::load(128, 1).unwrap();
+        for index in 0..110 {
+            let name = format!("p{index}");
+            veth(&name, &format!("q{index}"));
+            ports.add(index, &PortConfig { waiting: 64, ..port(&name) }).unwrap();
+            redirect.set_socket(index, 0, ports.socket(index).unwrap()).unwrap();
+            redirect.attach(index, &name, PortRole::Pod, AttachMode::Auto).unwrap();
+        }
+        let cpu = || {
+            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        };
+        ports.wait(Duration::ZERO).unwrap();
+        let (start, used) = (Instant::now(), cpu());
+        while start.elapsed() < Duration::from_secs(1) {
+            ports.wait(Duration::from_millis(100)).unwrap();
+            ports.rx(64, |_, _| panic!("nobody sends"));
+        }
+        let used = cpu() - used;
+        assert!(used < Duration::from_millis(10), "{used:?} of a second");
+        // And a packet on any of them ends the sleep.
+        let raw = Raw::open("q109");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                raw.send(&frame(0, 64));
+            });
+            let start = Instant::now();
+            ports.wait(Duration::from_secs(10)).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(5));
+        });
+        let mut held = Vec::new();
+        assert_eq!(ports.rx(64, |index, frame| held.push((index, frame))), 1);
+        assert_eq!(held[0].0, 109);
+        held.drain(..).for_each(|(_, frame)| ports.free(frame));
+        assert_all_home(ports.frames());
+    });
+}
