@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod answer;
 pub mod capture;
+pub mod config;
 pub mod conntrack;
 pub mod craft;
 pub mod io;

@@ -56,6 +56,15 @@ pub enum PortKind {
     Uplink,
     /// The node's own stack.
     Host,
+    /// Nobody: the port was detached and its number waits for another.
+    Vacant,
+}
+
+impl Port {
+    /// A port that is not there.
+    pub fn vacant() -> Self {
+        Self { kind: PortKind::Vacant, name: String::new(), mac: None, mtu: 0, unfinished_checksums: false }
+    }
 }
 
 /// The network below the overlay, as the kernel sees it: the kernel is the routing control plane.

@@ -233,6 +233,7 @@ section! {
         /// Echo requests to a ClusterIP are answered while an endpoint is usable (E2.6).
         answer_ping: bool = false,
         /// ClusterIPs are served to sources outside the cluster (E2.7).
+        #[serde(rename = "externalClusterIP")]
         external_cluster_ip: bool = false,
         /// On which of the node's addresses NodePorts are served; empty = the primary one of each family (E2.30).
         #[serde(rename = "nodePortCIDRs")]

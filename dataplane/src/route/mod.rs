@@ -107,8 +107,8 @@ impl Routes {
             match port.kind {
                 PortKind::Pod { .. } => Exit::Pod { port: id, mac, mtu },
                 PortKind::Host => Exit::Host { port: id, mac, mtu },
-                // Holds the place of the uplink; nothing resolves to it.
-                PortKind::Uplink => Exit::Native { port: id, mac: MacAddr::default(), mtu },
+                // Hold the places of these ports; nothing resolves to them.
+                PortKind::Uplink | PortKind::Vacant => Exit::Native { port: id, mac: MacAddr::default(), mtu },
             }
         };
         let mut routes = Self {
