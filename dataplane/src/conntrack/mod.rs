@@ -2,15 +2,29 @@
 //!
 //! One [`ConnTable`] per node, shared by all workers. The pipeline looks every packet up by its [`Tuple`], follows what the
 //! flow's entry says, and inserts an entry for the first packet of a flow once everything about it is decided. This module
-//! never decides where a packet goes and never looks into `exit` and `cause`.
+//! never decides where a packet goes and never looks into `exit` and `cause`. Read `table` first.
 
+mod arch;
+mod epoch;
+mod expiry;
 mod flow;
+mod free;
+mod hash;
+mod index;
+mod insert;
+mod line;
 pub mod sctp;
+mod slab;
 mod state;
+mod sweep;
+mod sync;
 mod table;
 pub mod tcp;
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests;
 mod tuple;
 
+pub use expiry::timeout_ms;
 pub use flow::*;
 pub use state::*;
 pub use table::*;

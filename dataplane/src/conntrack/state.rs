@@ -40,6 +40,26 @@ pub enum FlowState {
 }
 
 impl FlowState {
+    pub(super) const fn from_bits(bits: u64) -> Self {
+        match bits & 15 {
+            0 => Self::Unreplied,
+            1 => Self::Replied,
+            2 => Self::SynSent,
+            3 => Self::SynRecv,
+            4 => Self::Established,
+            5 => Self::FinWait,
+            6 => Self::CloseWait,
+            7 => Self::LastAck,
+            8 => Self::TimeWait,
+            9 => Self::Close,
+            10 => Self::CookieWait,
+            11 => Self::CookieEchoed,
+            12 => Self::SctpEstablished,
+            13 => Self::ShutdownSent,
+            14 => Self::ShutdownAckSent,
+            _ => Self::SctpClosed,
+        }
+    }
     /// Tells whether no packet of the reply direction was seen yet. Such flows die first when the table is full.
     pub const fn is_unreplied(self) -> bool {
         matches!(self, Self::Unreplied | Self::SynSent | Self::CookieWait)

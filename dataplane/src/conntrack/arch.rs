@@ -1,0 +1,89 @@
+//! The instructions that Rust has no safe name for: prefetch, one AES round, eight tags at once. Each has a portable twin
+//! that the tests hold equal.
+
+#![allow(unsafe_code)]
+
+use super::index::{Bucket, WAYS};
+use super::sync::Ordering;
+
+/// Asks for the cache line of `item`.
+#[inline(always)]
+pub(super) fn prefetch<T>(item: &T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of any address is harmless, and this one comes from a reference.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = item;
+}
+
+/// Bit `n` is set where way `n` of the bucket carries `tag`. A hint: the caller loads the word and looks again.
+#[inline(always)]
+pub(super) fn tag_mask(bucket: &Bucket, tag: u32) -> u32 {
+    #[cfg(all(target_arch = "x86_64", not(any(miri, all(test, any(feature = "loom", feature = "shuttle"))))))]
+    {
+        use std::arch::asm;
+        use std::arch::x86_64::*;
+        let base: *const Bucket = bucket;
+        let (a, b, c, d): (__m128, __m128, __m128, __m128);
+        // SAFETY: reads the 64 bytes of a bucket, which is aligned to 64. Other threads may write its words meanwhile: the
+        // loads are in assembly, so they are no data race in the language, and each aligned half of an SSE load is one
+        // access of the processor. SSE2 is part of x86-64.
+        unsafe {
+            asm!(
+                "movaps {a}, [{p}]", "movaps {b}, [{p} + 16]", "movaps {c}, [{p} + 32]", "movaps {d}, [{p} + 48]",
+                p = in(reg) base, a = out(xmm_reg) a, b = out(xmm_reg) b, c = out(xmm_reg) c, d = out(xmm_reg) d,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        // SAFETY: arithmetic on registers, by SSE2. The tag is the upper half of a word: lanes 1 and 3.
+        let (low, high) = unsafe {
+            let wanted = _mm_set1_epi32(tag as i32);
+            let tags = |a, b| _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(a, b));
+            let mask = |tags| _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(tags, wanted)));
+            (mask(tags(a, b)), mask(tags(c, d)))
+        };
+        (low | high << 4) as u32
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(any(miri, all(test, any(feature = "loom", feature = "shuttle")))))))]
+    tag_mask_portable(bucket, tag)
+}
+
+/// As [`tag_mask`], one word after the other.
+#[allow(dead_code, reason = "the twin of `tag_mask` where that has instructions of its own")]
+pub(super) fn tag_mask_portable(bucket: &Bucket, tag: u32) -> u32 {
+    (0..WAYS).fold(0, |mask, way| mask | u32::from((bucket.ways[way].load(Ordering::Relaxed) >> 32) as u32 == tag) << way)
+}
+
+/// Tells whether [`aes_round`] may be called on this processor.
+pub(super) fn has_aes() -> bool {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    return std::arch::is_x86_feature_detected!("aes");
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    false
+}
+
+/// One round of AES encryption (FIPS 197 §5.1): SubBytes, ShiftRows, MixColumns, AddRoundKey.
+///
+/// # Safety
+/// Only where [`has_aes`] said so.
+#[inline(always)]
+pub(super) unsafe fn aes_round(state: u128, key: u128) -> u128 {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::asm;
+        use std::arch::x86_64::__m128i;
+        use std::mem::transmute;
+        // SAFETY: plain bits, equal sizes.
+        let (mut block, key) = unsafe { (transmute::<u128, __m128i>(state), transmute::<u128, __m128i>(key)) };
+        // In assembly and not by the intrinsic, which could not be inlined into a function without the feature.
+        // SAFETY: touches its registers only; that the instruction exists is the caller's promise.
+        unsafe { asm!("aesenc {s}, {k}", s = inout(xmm_reg) block, k = in(xmm_reg) key, options(pure, nomem, nostack, preserves_flags)) };
+        // SAFETY: as above.
+        unsafe { transmute::<__m128i, u128>(block) }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    super::hash::aes_round_portable(state, key)
+}

@@ -1,0 +1,186 @@
+//! The index: from a hash to the entries that may have it.
+//!
+//! Buckets of one cache line, eight words each: {tag 32, slot 32}. One atomic word publishes or removes a tuple. A tuple has
+//! two candidate buckets; it goes into the first while that holds fewer than six, else into the emptier one, and never moves
+//! afterwards, so a reader that looks at both has seen all. At its limit of flows the index is filled to 0.6; then 0.4 % of
+//! the buckets are full, and one tuple in 60,000 finds both of its own so: that insertion is refused as in a full table.
+
+use std::io;
+
+use super::arch;
+use super::flow::FlowDir;
+use super::slab::Slab;
+use super::sync::{AtomicU64, MODEL, Ordering};
+
+/// Words of a bucket.
+pub(super) const WAYS: usize = if MODEL { 2 } else { 8 };
+/// From so many words on, the second bucket is looked at when placing.
+const CROWDED: u32 = WAYS as u32 * 3 / 4;
+
+/// A cache line of index words.
+#[derive(Default)]
+#[repr(C, align(64))]
+pub(super) struct Bucket {
+    pub(super) ways: [AtomicU64; WAYS],
+}
+
+#[cfg(not(all(test, any(feature = "loom", feature = "shuttle"))))]
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+/// Entry and direction in 32 bits; 0 is none, as entry 0 does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot(pub(super) u32);
+
+impl Slot {
+    pub(super) const fn new(entry: u32, dir: FlowDir) -> Self {
+        Self(entry << 1 | dir as u32)
+    }
+    pub(super) const fn entry(self) -> u32 {
+        self.0 >> 1
+    }
+    pub(super) const fn dir(self) -> FlowDir {
+        if self.0 & 1 == 0 { FlowDir::Original } else { FlowDir::Reply }
+    }
+}
+
+/// Where a tuple may be.
+pub(super) struct Index {
+    buckets: Slab<Bucket>,
+}
+
+impl Index {
+    /// Makes an index for two tuples of each of `max` flows at load 0.6.
+    pub(super) fn new(max: u32) -> io::Result<Self> {
+        let words = u64::from(max) * 2;
+        let count = if MODEL { 2 } else { (words * 10).div_ceil(6 * WAYS as u64).max(4) };
+        Ok(Self { buckets: Slab::new(count as usize)? })
+    }
+
+    const fn tag(hash: u64) -> u32 {
+        hash as u32
+    }
+    const fn word(hash: u64, slot: Slot) -> u64 {
+        (Self::tag(hash) as u64) << 32 | slot.0 as u64
+    }
+    /// The first candidate: the hash's upper half scaled to the number of buckets, which need not be a power of two.
+    #[inline(always)]
+    fn first(&self, hash: u64) -> usize {
+        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
+    }
+    /// The other candidate. All bits of the hash take part, so tuples that share the first rarely share this one.
+    #[inline(always)]
+    fn second(&self, hash: u64) -> usize {
+        let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let place = (((mixed >> 32) * self.buckets.len() as u64) >> 32) as usize;
+        if place != self.first(hash) {
+            place
+        } else if place + 1 == self.buckets.len() {
+            0
+        } else {
+            place + 1
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch_first(&self, hash: u64) {
+        arch::prefetch(&self.buckets[self.first(hash)]);
+    }
+    #[inline(always)]
+    pub(super) fn prefetch_second(&self, hash: u64) {
+        arch::prefetch(&self.buckets[self.second(hash)]);
+    }
+
+    /// The first slot in the first bucket whose tag is that of the hash.
+    #[inline(always)]
+    pub(super) fn hint_first(&self, hash: u64) -> Option<Slot> {
+        self.hint(&self.buckets[self.first(hash)], hash)
+    }
+    /// As [`hint_first`](Self::hint_first), in the second bucket.
+    #[inline(always)]
+    pub(super) fn hint_second(&self, hash: u64) -> Option<Slot> {
+        self.hint(&self.buckets[self.second(hash)], hash)
+    }
+    #[inline(always)]
+    fn hint(&self, bucket: &Bucket, hash: u64) -> Option<Slot> {
+        let mask = arch::tag_mask(bucket, Self::tag(hash));
+        if mask == 0 {
+            return None;
+        }
+        let word = bucket.ways[mask.trailing_zeros() as usize % WAYS].load(Ordering::Acquire);
+        (word != 0 && (word >> 32) as u32 == Self::tag(hash)).then_some(Slot(word as u32))
+    }
+
+    /// Calls `each` for every slot with the tag of the hash until it gives something.
+    #[inline(always)]
+    pub(super) fn find<T>(&self, hash: u64, mut each: impl FnMut(Slot) -> Option<T>) -> Option<T> {
+        let tag = Self::tag(hash);
+        for bucket in [self.first(hash), self.second(hash)] {
+            let bucket = &self.buckets[bucket];
+            let mut mask = arch::tag_mask(bucket, tag);
+            while mask != 0 {
+                let word = bucket.ways[mask.trailing_zeros() as usize % WAYS].load(Ordering::Acquire);
+                mask &= mask - 1;
+                if word != 0
+                    && (word >> 32) as u32 == tag
+                    && let Some(found) = each(Slot(word as u32))
+                {
+                    return Some(found);
+                }
+            }
+        }
+        None
+    }
+
+    /// Publishes a slot. Tells whether there was room.
+    pub(super) fn place(&self, hash: u64, slot: Slot) -> bool {
+        let (first, second) = (&self.buckets[self.first(hash)], &self.buckets[self.second(hash)]);
+        let filled = |bucket: &Bucket| bucket.ways.iter().filter(|word| word.load(Ordering::Relaxed) != 0).count() as u32;
+        let in_first = filled(first);
+        let order = if in_first < CROWDED || in_first <= filled(second) { [first, second] } else { [second, first] };
+        order.into_iter().flat_map(|bucket| &bucket.ways).any(|word| {
+            word.load(Ordering::Relaxed) == 0
+                && word.compare_exchange(0, Self::word(hash, slot), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
+    }
+
+    /// Removes a slot, unless another thread has done so.
+    pub(super) fn unlink(&self, hash: u64, slot: Slot) {
+        let wanted = Self::word(hash, slot);
+        for bucket in [self.first(hash), self.second(hash)] {
+            for word in &self.buckets[bucket].ways {
+                if word.load(Ordering::Relaxed) == wanted && word.compare_exchange(wanted, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Buckets by the number of words that they hold.
+    #[cfg(test)]
+    pub(super) fn histogram(&self) -> [usize; WAYS + 1] {
+        let mut counts = [0; WAYS + 1];
+        for bucket in self.buckets.iter() {
+            counts[bucket.ways.iter().filter(|word| word.load(Ordering::Relaxed) != 0).count()] += 1;
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_found_by_instructions_as_by_a_loop() {
+        let bucket = Bucket::default();
+        let mut rng = fastrand::Rng::with_seed(3);
+        for _ in 0..1000 {
+            for word in &bucket.ways {
+                word.store(u64::from(rng.u32(0..3)) << 32 | u64::from(rng.u32(0..3)), Ordering::Relaxed);
+            }
+            for tag in 0..3 {
+                assert_eq!(arch::tag_mask(&bucket, tag), arch::tag_mask_portable(&bucket, tag));
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Insertion and removal: the writers' side of the protocol in the head of `table`.
+
+use super::flow::*;
+use super::index::Slot;
+use super::line::{Key, status};
+use super::sync::{MODEL, Ordering, fence, spin_loop};
+use super::table::{ConnTable, Worker};
+use super::tuple::Tuple;
+
+/// How often an insertion begins anew after another worker was in its way; then [`InsertError::Busy`].
+const ATTEMPTS: u32 = if MODEL { 2 } else { 16 };
+/// Pauses before each: about as long as the rest of the other's insertion takes.
+const PAUSES: u32 = if MODEL { 1 } else { 64 };
+
+/// Why an insertion does not go on.
+enum Stop {
+    /// A live flow has one of the tuples.
+    Lost(Hit),
+    /// Another worker is inserting one of the tuples and goes first.
+    Yield,
+    /// The index has no room.
+    NoRoom,
+}
+
+const fn tentative(worker: usize) -> u32 {
+    status::TENTATIVE | (worker as u32) << 2
+}
+
+impl ConnTable {
+    /// Enters a flow under both tuples.
+    ///
+    /// # Errors
+    /// See [`InsertError`]; nothing is entered then.
+    pub fn insert(&self, worker: &mut Worker, original: &Tuple, reply: &Tuple, init: &FlowInit, now: Ticks) -> Result<Hit, InsertError> {
+        let tuples = [*original, *reply];
+        let hashes = tuples.map(|tuple| self.hash(&tuple));
+        // Not needed for the protocol: a burst that opens a flow would otherwise use up an entry per packet.
+        if let Some(hit) = self.lookup(hashes[0], original).or_else(|| self.lookup(hashes[1], reply)) {
+            return Err(InsertError::Exists(hit));
+        }
+        if !self.charge(init.owner) {
+            return Err(InsertError::ShareExceeded);
+        }
+        if worker.pressed {
+            self.evict_one(worker, now);
+        }
+        let mut error = InsertError::Busy;
+        for _ in 0..ATTEMPTS {
+            let Some(entry) = self.free.take(&self.cold, &mut worker.lists.magazine) else {
+                error = InsertError::Full;
+                break;
+            };
+            self.write(entry, &tuples, init, now);
+            match self.publish(worker.slot, entry, &tuples, hashes) {
+                Ok(()) => {
+                    let balance = &self.epochs.slots()[worker.slot].balance;
+                    balance.store(balance.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+                    return Ok(Hit { entry: EntryId(entry), dir: FlowDir::Original });
+                }
+                Err(stop) => {
+                    self.unlink(entry, hashes);
+                    worker.lists.pending.push(&self.cold, entry, status::DEAD);
+                    match stop {
+                        Stop::Lost(hit) => {
+                            error = InsertError::Exists(hit);
+                            break;
+                        }
+                        Stop::NoRoom => {
+                            error = InsertError::Full;
+                            break;
+                        }
+                        Stop::Yield => (0..PAUSES).for_each(|_| spin_loop()),
+                    }
+                }
+            }
+        }
+        self.discharge(init.owner);
+        if error == InsertError::Full {
+            let refused = &self.epochs.slots()[worker.slot].refused;
+            refused.store(refused.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.evict_one(worker, now);
+        }
+        Err(error)
+    }
+
+    fn write(&self, entry: u32, tuples: &[Tuple; 2], init: &FlowInit, now: Ticks) {
+        let cold = &self.cold[entry as usize];
+        cold.owner.store(init.owner, Ordering::Relaxed);
+        cold.cause.store(init.cause, Ordering::Relaxed);
+        cold.created.store(now.0, Ordering::Relaxed);
+        let [original, reply] = tuples;
+        let lines = [FlowDir::Original, FlowDir::Reply].map(|dir| self.line_of(entry, dir));
+        lines[0].write(original, &reply.inverse(), &init.original, init.generation, init.state, now);
+        lines[1].write(reply, &original.inverse(), &init.reply, init.generation, init.state, now);
+    }
+
+    /// Brings a written entry to life. On failure it is dead, though not unlinked.
+    fn publish(&self, me: usize, entry: u32, tuples: &[Tuple; 2], hashes: [u64; 2]) -> Result<(), Stop> {
+        let status = &self.cold[entry as usize].status;
+        status.store(tentative(me), Ordering::Relaxed);
+        let outcome = self.contest(me, entry, tuples, hashes).and_then(|()| {
+            // The only point where a flow comes into being. Fails where a lower worker killed it.
+            let live = status.compare_exchange(tentative(me), status::LIVE, Ordering::AcqRel, Ordering::Acquire);
+            live.map(drop).map_err(|_| Stop::Yield)
+        });
+        match outcome {
+            Ok(()) => {
+                self.line_of(entry, FlowDir::Reply).set_live();
+                self.line_of(entry, FlowDir::Original).set_live();
+            }
+            Err(_) => status.store(status::DEAD, Ordering::Release),
+        }
+        outcome
+    }
+
+    /// Publishes both index words, then looks for others with either tuple.
+    fn contest(&self, me: usize, entry: u32, tuples: &[Tuple; 2], hashes: [u64; 2]) -> Result<(), Stop> {
+        let [original, reply] = tuples;
+        // A flow from an address and port to themselves has one tuple only.
+        let placed = (original == reply || self.index.place(hashes[1], Slot::new(entry, FlowDir::Reply)))
+            && self.index.place(hashes[0], Slot::new(entry, FlowDir::Original));
+        if !placed {
+            return Err(Stop::NoRoom);
+        }
+        // Of two that come here with the same tuple, the later one sees the other's word.
+        fence(Ordering::SeqCst);
+        for (tuple, hash) in tuples.iter().zip(hashes) {
+            let key = Key::new(tuple);
+            let stop = self
+                .index
+                .find(hash, |slot| (slot.entry() != entry && self.line(slot).has_key(&key)).then(|| self.meet(me, hash, slot)).flatten());
+            if let Some(stop) = stop {
+                return Err(stop);
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles who goes on where another entry has the same tuple.
+    fn meet(&self, me: usize, hash: u64, slot: Slot) -> Option<Stop> {
+        let status = &self.cold[slot.entry() as usize].status;
+        let mut now = status.load(Ordering::Acquire);
+        loop {
+            match now & status::MASK {
+                status::LIVE => return Some(Stop::Lost(Hit { entry: EntryId(slot.entry()), dir: slot.dir() })),
+                status::TENTATIVE if (now >> 2) < me as u32 => return Some(Stop::Yield),
+                status::TENTATIVE => match status.compare_exchange(now, status::DEAD, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => now = status::DEAD,
+                    Err(other) => now = other,
+                },
+                _ => {
+                    // Its owner is about to unlink it; a reader must not meet it before the new one.
+                    self.index.unlink(hash, slot);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn unlink(&self, entry: u32, hashes: [u64; 2]) {
+        self.index.unlink(hashes[0], Slot::new(entry, FlowDir::Original));
+        self.index.unlink(hashes[1], Slot::new(entry, FlowDir::Reply));
+    }
+
+    /// Removes a flow that was found since the worker's last quiescent point. Tells whether it was still there: of several
+    /// that remove the same flow, one is told so.
+    pub fn remove(&self, worker: &mut Worker, entry: EntryId) -> bool {
+        let cold = &self.cold[entry.0 as usize];
+        // The only point where a flow ends.
+        if cold.status.compare_exchange(status::LIVE, status::DEAD, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        let hashes = [FlowDir::Original, FlowDir::Reply].map(|dir| self.hash(&self.line_of(entry.0, dir).tuple()));
+        self.unlink(entry.0, hashes);
+        self.discharge(cold.owner.load(Ordering::Relaxed));
+        let balance = &self.epochs.slots()[worker.slot].balance;
+        balance.store(balance.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+        worker.lists.pending.push(&self.cold, entry.0, status::DEAD);
+        true
+    }
+
+    /// Charges a flow to its owner's share. Tells whether there was room.
+    fn charge(&self, owner: u32) -> bool {
+        let Some(count) = self.owners.get(owner as usize) else { return true };
+        if count.fetch_add(1, Ordering::Relaxed) < self.share() {
+            return true;
+        }
+        count.fetch_sub(1, Ordering::Relaxed);
+        false
+    }
+    fn discharge(&self, owner: u32) {
+        if let Some(count) = self.owners.get(owner as usize) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

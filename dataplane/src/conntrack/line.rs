@@ -1,0 +1,220 @@
+//! How a direction of a flow lies in its 64-byte line.
+//!
+//! | word | IPv4 | IPv6 |
+//! |---|---|---|
+//! | 0 | source, destination | source, upper half |
+//! | 1 | translated ports, L3 delta | source, lower half |
+//! | 2 | translated source, destination | destination, upper half |
+//! | 3 | unused | destination, lower half |
+//! | 4 | ports, protocol, marks, L4 delta | the same |
+//! | 5 | exit, generation | the same |
+//! | 6 | packets (low 32 bits), last seen | the same |
+//! | 7 | bytes, packets (high 8 bits) | the same |
+//!
+//! So an IPv4 packet needs its own line and no other. IPv6 leaves no room for translated addresses: a translated packet
+//! takes them from the partner line, whose inverse they are; one that is not translated needs its own line only.
+//!
+//! Words 0 to 3, and of word 4 all but the state and `LIVE`, never change while the flow lives.
+
+use super::flow::{FlowCounts, FlowDir, Leg, Ticks};
+use super::state::FlowState;
+use super::sync::{AtomicU32, AtomicU64, Ordering};
+use super::tuple::Tuple;
+use crate::model::Ip;
+
+/// One direction of an entry.
+#[derive(Default)]
+#[repr(C, align(64))]
+pub(super) struct Line {
+    pub(super) words: [AtomicU64; 8],
+}
+
+/// What is asked about an entry rarely, and whether it is in use.
+#[derive(Default)]
+#[repr(C, align(16))]
+pub(super) struct Cold {
+    /// See [`status`].
+    pub(super) status: AtomicU32,
+    pub(super) owner: AtomicU32,
+    pub(super) cause: AtomicU32,
+    /// While free and first of a chunk: the next chunk.
+    pub(super) created: AtomicU32,
+}
+
+#[cfg(not(all(test, any(feature = "loom", feature = "shuttle"))))]
+const _: () = assert!(size_of::<[Line; 2]>() == 128 && size_of::<Cold>() == 16);
+
+/// The life of an entry: free, tentative, live, dead, free. In the two low bits; above them what the table's head says.
+pub(super) mod status {
+    pub(in super::super) const FREE: u32 = 0;
+    pub(in super::super) const TENTATIVE: u32 = 1;
+    pub(in super::super) const LIVE: u32 = 2;
+    pub(in super::super) const DEAD: u32 = 3;
+    pub(in super::super) const MASK: u32 = 3;
+}
+
+/// Readers may see the line.
+pub(super) const LIVE: u64 = 1 << 40;
+const NAT_SRC: u64 = 1 << 41;
+const NAT_DST: u64 = 1 << 42;
+const V6: u64 = 1 << 43;
+const STATE_SHIFT: u32 = 44;
+const STATE: u64 = 15 << STATE_SHIFT;
+const L4_DELTA_SHIFT: u32 = 48;
+/// Ports, protocol and family: what of word 4 belongs to the key.
+const KEY: u64 = ((1 << 40) - 1) | V6;
+
+/// Which line of the slab holds a direction. Every other entry has its lines swapped: traffic that goes mostly one way would
+/// otherwise use half of the cache's sets.
+pub(super) const fn line_index(entry: u32, dir: FlowDir) -> usize {
+    (entry as usize) << 1 | (dir as usize ^ (entry as usize & 1))
+}
+
+/// A tuple as the words of a line have it.
+pub(super) struct Key {
+    words: [u64; 4],
+    word4: u64,
+}
+
+impl Key {
+    #[inline(always)]
+    pub(super) fn new(tuple: &Tuple) -> Self {
+        let ports = u64::from(tuple.sport) | u64::from(tuple.dport) << 16 | u64::from(tuple.proto) << 32;
+        let (src, dst) = (tuple.src.0, tuple.dst.0);
+        if tuple.is_v4() {
+            Self { words: [u64::from(tuple.src.low32()) << 32 | u64::from(tuple.dst.low32()), 0, 0, 0], word4: ports }
+        } else {
+            Self { words: [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64], word4: ports | V6 }
+        }
+    }
+}
+
+impl Line {
+    #[inline(always)]
+    fn load(&self, word: usize) -> u64 {
+        self.words[word].load(Ordering::Relaxed)
+    }
+
+    /// Writes a new flow's direction, not yet live. The caller owns the entry; publishing it in the index is the release.
+    pub(super) fn write(&self, tuple: &Tuple, to: &Tuple, leg: &Leg, generation: u32, state: FlowState, now: Ticks) {
+        let key = Key::new(tuple);
+        let mut words = [key.words[0], key.words[1], key.words[2], key.words[3], key.word4, 0, 0, 0];
+        if tuple.is_v4() {
+            words[1] = u64::from(to.sport) | u64::from(to.dport) << 16 | u64::from(leg.l3_delta) << 32;
+            words[2] = u64::from(to.src.low32()) << 32 | u64::from(to.dst.low32());
+        }
+        let nat = |changed: bool, mark: u64| if changed { mark } else { 0 };
+        words[4] |= nat((tuple.src, tuple.sport) != (to.src, to.sport), NAT_SRC)
+            | nat((tuple.dst, tuple.dport) != (to.dst, to.dport), NAT_DST)
+            | (state as u64) << STATE_SHIFT
+            | u64::from(leg.l4_delta) << L4_DELTA_SHIFT;
+        words[5] = u64::from(leg.exit) | u64::from(generation) << 32;
+        words[6] = u64::from(now.0) << 32;
+        for (place, word) in self.words.iter().zip(words) {
+            place.store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells whether this is the direction with that key, whoever may see it.
+    #[inline(always)]
+    pub(super) fn has_key(&self, key: &Key) -> bool {
+        self.equals(key, KEY, 0)
+    }
+    /// Tells whether this is the direction with that key, and live.
+    #[inline(always)]
+    pub(super) fn is(&self, key: &Key) -> bool {
+        self.equals(key, KEY | LIVE, LIVE)
+    }
+    #[inline(always)]
+    fn equals(&self, key: &Key, mask: u64, mark: u64) -> bool {
+        let mut difference = (self.load(4) & mask) ^ (key.word4 | mark) | (self.load(0) ^ key.words[0]);
+        if key.word4 & V6 != 0 {
+            difference |= (self.load(1) ^ key.words[1]) | (self.load(2) ^ key.words[2]) | (self.load(3) ^ key.words[3]);
+        }
+        difference == 0
+    }
+
+    /// The key, decoded.
+    #[inline(always)]
+    pub(super) fn tuple(&self) -> Tuple {
+        let word4 = self.load(4);
+        let (src, dst) = if word4 & V6 == 0 {
+            let both = self.load(0);
+            (Ip::v4((both >> 32) as u32), Ip::v4(both as u32))
+        } else {
+            let whole = |high: usize| Ip(u128::from(self.load(high)) << 64 | u128::from(self.load(high + 1)));
+            (whole(0), whole(2))
+        };
+        Tuple { src, dst, sport: word4 as u16, dport: (word4 >> 16) as u16, proto: (word4 >> 32) as u8 }
+    }
+    /// The tuple with which packets leave; `partner` is the other direction's line.
+    #[inline(always)]
+    pub(super) fn translated(&self, partner: &Self) -> Tuple {
+        let word4 = self.load(4);
+        if word4 & V6 == 0 {
+            let (ports, both) = (self.load(1), self.load(2));
+            let (src, dst) = (Ip::v4((both >> 32) as u32), Ip::v4(both as u32));
+            Tuple { src, dst, sport: ports as u16, dport: (ports >> 16) as u16, proto: (word4 >> 32) as u8 }
+        } else if word4 & (NAT_SRC | NAT_DST) == 0 {
+            self.tuple()
+        } else {
+            partner.tuple().inverse()
+        }
+    }
+    /// Source and destination: whether they are translated.
+    #[inline(always)]
+    pub(super) fn nat(&self) -> (bool, bool) {
+        let word4 = self.load(4);
+        (word4 & NAT_SRC != 0, word4 & NAT_DST != 0)
+    }
+    /// Exit, deltas, and the generation that decided them.
+    #[inline(always)]
+    pub(super) fn leg(&self) -> (Leg, u32) {
+        let (word4, word5) = (self.load(4), self.load(5));
+        let l3_delta = if word4 & V6 == 0 { (self.load(1) >> 32) as u16 } else { 0 };
+        (Leg { exit: word5 as u32, l3_delta, l4_delta: (word4 >> L4_DELTA_SHIFT) as u16 }, (word5 >> 32) as u32)
+    }
+    /// Exit and generation in one store.
+    #[inline(always)]
+    pub(super) fn set_exit(&self, exit: u32, generation: u32) {
+        self.words[5].store(u64::from(exit) | u64::from(generation) << 32, Ordering::Relaxed);
+    }
+
+    /// Lets readers see a line whose marks nobody else writes yet.
+    pub(super) fn set_live(&self) {
+        self.words[4].fetch_or(LIVE, Ordering::Release);
+    }
+    #[inline(always)]
+    pub(super) fn state(&self) -> FlowState {
+        FlowState::from_bits(self.load(4) >> STATE_SHIFT)
+    }
+    /// Changes the state by `change`. Gives the state after it.
+    pub(super) fn update_state(&self, change: impl Fn(FlowState) -> FlowState) -> FlowState {
+        let mut word = self.words[4].load(Ordering::Relaxed);
+        loop {
+            let state = change(FlowState::from_bits(word >> STATE_SHIFT));
+            let next = word & !STATE | (state as u64) << STATE_SHIFT;
+            match self.words[4].compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return state,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Counts a packet. Plain loads and stores: a lock prefix would cost 9 ns, and two workers that see the same direction
+    /// at the same time may lose a count to each other, nothing else.
+    #[inline(always)]
+    pub(super) fn count(&self, bytes: u32, now: Ticks) {
+        let packets = (self.load(6) as u32).wrapping_add(1);
+        let carry = u64::from(packets == 0) << 56;
+        self.words[6].store(u64::from(now.0) << 32 | u64::from(packets), Ordering::Relaxed);
+        self.words[7].store(self.load(7).wrapping_add(u64::from(bytes) + carry), Ordering::Relaxed);
+    }
+    pub(super) fn last_seen(&self) -> Ticks {
+        Ticks((self.load(6) >> 32) as u32)
+    }
+    pub(super) fn counts(&self) -> FlowCounts {
+        let (low, bytes) = (self.load(6), self.load(7));
+        FlowCounts { packets: low & 0xffff_ffff | bytes >> 56 << 32, bytes: bytes & ((1 << 56) - 1) }
+    }
+}
