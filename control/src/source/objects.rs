@@ -45,6 +45,63 @@ pub struct Snapshot {
     pub warnings: Vec<String>,
 }
 
+/// One object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// v1 Node.
+    Node(Node),
+    /// v1 Namespace.
+    Namespace(Namespace),
+    /// v1 Pod.
+    Pod(Pod),
+    /// v1 Service.
+    Service(Service),
+    /// discovery.k8s.io/v1 EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// networking.k8s.io/v1 NetworkPolicy.
+    NetworkPolicy(NetworkPolicy),
+    /// One of the cluster-wide kinds.
+    ClusterPolicy(ClusterPolicy),
+}
+
+impl Object {
+    /// Its metadata.
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Self::Node(o) => &o.meta,
+            Self::Namespace(o) => &o.meta,
+            Self::Pod(o) => &o.meta,
+            Self::Service(o) => &o.meta,
+            Self::EndpointSlice(o) => &o.meta,
+            Self::NetworkPolicy(o) => &o.meta,
+            Self::ClusterPolicy(o) => &o.meta,
+        }
+    }
+
+    /// Its kind as the API spells it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Node(_) => "Node",
+            Self::Namespace(_) => "Namespace",
+            Self::Pod(_) => "Pod",
+            Self::Service(_) => "Service",
+            Self::EndpointSlice(_) => "EndpointSlice",
+            Self::NetworkPolicy(_) => "NetworkPolicy",
+            Self::ClusterPolicy(o) => policy_kind(o.kind),
+        }
+    }
+}
+
+/// How the API spells the kind of a policy.
+pub const fn policy_kind(kind: PolicyKind) -> &'static str {
+    match kind {
+        PolicyKind::NetworkPolicy => "NetworkPolicy",
+        PolicyKind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+        PolicyKind::AdminNetworkPolicy => "AdminNetworkPolicy",
+        PolicyKind::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
+    }
+}
+
 /// Where an object stands in the files. No part of what the object says: any two compare equal.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {

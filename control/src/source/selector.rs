@@ -36,6 +36,18 @@ pub enum Operator {
     DoesNotExist,
 }
 
+impl Operator {
+    /// How the API spells it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::In => "In",
+            Self::NotIn => "NotIn",
+            Self::Exists => "Exists",
+            Self::DoesNotExist => "DoesNotExist",
+        }
+    }
+}
+
 impl Selector {
     /// Tells whether it selects everything.
     pub fn is_empty(&self) -> bool {

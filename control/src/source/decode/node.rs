@@ -1,0 +1,62 @@
+//! v1 Node.
+
+use std::net::IpAddr;
+
+use weir_dataplane::model::MacAddr;
+
+use crate::source::objects::{Meta, Node};
+use crate::source::read::At;
+use crate::source::syntax;
+
+/// Annotation in which flannel tells the VTEP's MAC.
+const FLANNEL_BACKEND: &str = "flannel.alpha.coreos.com/backend-data";
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Internal,
+    External,
+    Name,
+}
+const KINDS: [(&str, Kind); 5] = [
+    ("InternalIP", Kind::Internal),
+    ("ExternalIP", Kind::External),
+    ("Hostname", Kind::Name),
+    ("InternalDNS", Kind::Name),
+    ("ExternalDNS", Kind::Name),
+];
+
+pub(super) fn node(at: &At<'_>, meta: Meta) -> Node {
+    let mut node = Node { meta, ..Node::default() };
+    if let Some(spec) = at.map("spec") {
+        let blocks = spec.list("podCIDRs", |item| item.parse(syntax::block)).unwrap_or_default();
+        node.pod_cidrs = match spec.field("podCIDR") {
+            Some(single) if blocks.is_empty() && spec.str("podCIDR").is_some() => single.parse(syntax::block).into_iter().collect(),
+            _ => blocks,
+        };
+    }
+    if let Some(status) = at.map("status") {
+        let listed: Vec<(Kind, IpAddr)> = status.list("addresses", address).unwrap_or_default();
+        for kind in [Kind::Internal, Kind::External] {
+            node.addresses.extend(listed.iter().filter(|(k, _)| *k == kind).map(|(_, address)| *address));
+        }
+    }
+    node.vtep_mac = vtep_mac(at);
+    node
+}
+
+fn address(item: At<'_>) -> Option<(Kind, IpAddr)> {
+    let kind = item.is_map().then(|| item.word("type", &KINDS))??;
+    if kind == Kind::Name {
+        return None;
+    }
+    item.field("address")?.parse(syntax::unicast).map(|address| (kind, address))
+}
+
+fn vtep_mac(at: &At<'_>) -> Option<MacAddr> {
+    let metadata = at.field("metadata")?;
+    let annotations = metadata.field("annotations")?;
+    let data = annotations.field(FLANNEL_BACKEND)?;
+    let json: serde_json::Value = serde_json::from_str(data.text()?).ok()?;
+    let mac = json.get("VtepMAC")?.as_str()?.parse();
+    mac.map_err(|error| data.fault(format!("VtepMAC: {error}"))).ok()
+}
