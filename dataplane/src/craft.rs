@@ -124,3 +124,111 @@ impl Craft {
         segment
     }
 }
+
+/// What property tests draw from, and a plain judge of checksums.
+#[cfg(test)]
+pub(crate) mod testing {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Ip;
+    use crate::parse::{HeaderFlags, Headers, Parsed, parse};
+
+    pub(crate) fn any_v4() -> impl Strategy<Value = Ip> {
+        (1_u32..223, any::<u32>()).prop_map(|(net, rest)| Ip::v4((if net == 127 { 10 } else { net }) << 24 | rest & 0xff_ffff))
+    }
+
+    pub(crate) fn any_v6() -> impl Strategy<Value = Ip> {
+        any::<u128>().prop_map(|bits| Ip(0x2000 << 112 | bits >> 3))
+    }
+
+    pub(crate) fn any_proto(is_v4: bool) -> impl Strategy<Value = u8> {
+        let echo = if is_v4 { proto::ICMP } else { proto::ICMPV6 };
+        prop_oneof![Just(proto::TCP), Just(proto::UDP), Just(proto::SCTP), Just(echo), Just(47)]
+    }
+
+    /// Two tuples of one family and protocol: before and after a translation.
+    pub(crate) fn any_pair() -> impl Strategy<Value = (Tuple, Tuple)> {
+        let v4 = ([any_v4(), any_v4(), any_v4(), any_v4()], any_proto(true));
+        let v6 = ([any_v6(), any_v6(), any_v6(), any_v6()], any_proto(false));
+        (prop_oneof![v4, v6], any::<[u16; 4]>()).prop_map(|(([a, b, c, d], proto), ports)| {
+            let tuple = |src, dst, sport, dport| match proto {
+                47 => Tuple { src, dst, sport: 0, dport: 0, proto },
+                proto::ICMP | proto::ICMPV6 => Tuple { src, dst, sport, dport: sport, proto },
+                _ => Tuple { src, dst, sport, dport, proto },
+            };
+            (tuple(a, b, ports[0], ports[1]), tuple(c, d, ports[2], ports[3]))
+        })
+    }
+
+    pub(crate) fn any_craft(tuple: Tuple) -> impl Strategy<Value = Craft> {
+        let bytes = proptest::collection::vec(any::<u8>(), 0..200);
+        let macs = any::<([u8; 6], [u8; 6])>().prop_map(|(mut a, mut b)| {
+            (a[0], b[0]) = (a[0] & !1, b[0] & !1);
+            (MacAddr(a), MacAddr(b))
+        });
+        (macs, any::<(u8, u8, u8, u32, u32, bool)>(), bytes).prop_map(
+            move |((src_mac, dst_mac), (ttl, tos, tcp_flags, seq, ack, echo_reply), payload)| Craft {
+                tuple,
+                src_mac,
+                dst_mac,
+                ttl,
+                tos,
+                tcp_flags,
+                seq,
+                ack,
+                echo_reply,
+                payload,
+            },
+        )
+    }
+
+    /// Any well-formed packet, and another tuple that it could be translated to.
+    pub(crate) fn any_packet() -> impl Strategy<Value = (Craft, Tuple)> {
+        any_pair().prop_flat_map(|(from, to)| (any_craft(from), Just(to)))
+    }
+
+    /// The headers of an IP frame that must parse.
+    pub(crate) fn headers_of(frame: &[u8]) -> Headers {
+        match parse(frame) {
+            Ok(Parsed::Ip(headers)) => headers,
+            other => panic!("{other:?} from {frame:02x?}"),
+        }
+    }
+
+    /// RFC 1071 §1, word by word.
+    fn plain_sum(bytes: &[u8], start: u32) -> u16 {
+        let mut sum = start;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+
+    /// Tells whether every checksum of a frame is right, computed anew from the bytes alone.
+    pub(crate) fn checksums_are_right(frame: &[u8]) -> bool {
+        let h = headers_of(frame);
+        let (l3, l4) = (usize::from(h.l3), usize::from(h.l4));
+        let segment = &frame[l4..h.frame_len()];
+        let addresses = if h.is_v6() { &frame[l3 + 8..l3 + 40] } else { &frame[l3 + 12..l3 + 20] };
+        let pseudo = plain_sum(addresses, u32::from(h.tuple.proto) + segment.len() as u32);
+        let header_right = h.is_v6() || plain_sum(&frame[l3..l4], 0) == 0xffff;
+        header_right
+            && (h.has(HeaderFlags::FRAGMENT)
+                || match h.tuple.proto {
+                    proto::UDP if segment[6..8] == [0, 0] => false,
+                    proto::TCP | proto::UDP | proto::ICMPV6 => plain_sum(segment, u32::from(pseudo)) == 0xffff,
+                    proto::ICMP => plain_sum(segment, 0) == 0xffff,
+                    proto::SCTP => sctp::checksum(segment).is_some_and(|crc| segment[8..12] == crc),
+                    _ => true,
+                })
+    }
+
+    proptest! {
+        #[test]
+        fn crafted_frames_have_right_checksums((craft, _) in any_packet()) {
+            prop_assert!(checksums_are_right(&craft.frame()));
+        }
+    }
+}

@@ -10,6 +10,8 @@
 //! [`HeaderFlags::VLAN`], so that the pipeline refuses it by name; anything else that is tagged is `VLAN_FILTERED` here.
 
 mod extension;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use std::fmt;
