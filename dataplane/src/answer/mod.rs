@@ -9,6 +9,8 @@ mod echo;
 mod error;
 mod neighbour;
 mod reset;
+#[cfg(test)]
+mod tests;
 
 pub use echo::echo_reply;
 pub use error::{IcmpError, icmp_error};

@@ -52,11 +52,10 @@ fn read_quote(bytes: &[u8], headers: &Headers) -> Option<Quote> {
         let ip = |at| Some(Ip::v4(u32::from_be_bytes(*chunk(header, at)?)));
         (ip(12)?, ip(16)?, header[9], l3 + header_len)
     };
-    let [p0, p1, p2, p3, i0, i1, _, _] = *chunk::<8>(bytes, l4)?; // RFC 792 promises as many
     let (sport, dport) = match proto {
-        proto::TCP | proto::UDP | proto::SCTP => (u16::from_be_bytes([p0, p1]), u16::from_be_bytes([p2, p3])),
-        proto::ICMP | proto::ICMPV6 if (proto == proto::ICMPV6) == headers.is_v6() && is_echo(proto, p0) => {
-            let id = u16::from_be_bytes([i0, i1]);
+        proto::TCP | proto::UDP | proto::SCTP => (u16_at(bytes, l4)?, u16_at(bytes, l4 + 2)?),
+        proto::ICMP | proto::ICMPV6 if (proto == proto::ICMPV6) == headers.is_v6() && is_echo(proto, *bytes.get(l4)?) => {
+            let id = u16_at(bytes, l4 + icmp::IDENTIFIER)?;
             (id, id)
         }
         _ => (0, 0),
@@ -141,7 +140,11 @@ fn translate_quote(bytes: &mut [u8], quote: &Quote, is_v6: bool, old: &Tuple, ne
             let inner = if is_v6 { addresses.and(identifier) } else { identifier };
             total = total.and(identifier).and(update(bytes, quote.l4 + icmp::CHECKSUM, inner)?);
         }
-        proto::ICMPV6 => total = total.and(update(bytes, quote.l4 + icmp::CHECKSUM, addresses)?),
+        proto::ICMPV6 => {
+            if let Some(inner) = update(bytes, quote.l4 + icmp::CHECKSUM, addresses) {
+                total = total.and(inner);
+            }
+        }
         _ => {}
     }
     Some(total)

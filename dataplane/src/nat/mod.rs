@@ -3,6 +3,8 @@
 mod icmp;
 mod rewrite;
 mod snat;
+#[cfg(test)]
+mod tests;
 
 pub use icmp::{quoted_tuple, translate_error};
 pub use rewrite::{Rewrite, RewriteFlags, decrement_ttl};

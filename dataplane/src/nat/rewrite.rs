@@ -58,7 +58,7 @@ pub struct Rewrite {
     pub sport: u16,
     /// Destination port afterwards; the identifier of an ICMP echo.
     pub dport: u16,
-    /// What the sum of an IPv4 header grows by.
+    /// What the sum of the addresses grows by: that of an IPv4 header, or a pseudo header.
     pub l3_delta: u16,
     /// What the sum of the transport checksum grows by.
     pub l4_delta: u16,
@@ -161,10 +161,15 @@ impl Rewrite {
 
     fn edit_icmp(&self, bytes: &mut [u8], headers: &Headers) -> Option<()> {
         let [_, _, c0, c1, i0, i1, _, _] = chunk_mut::<{ icmp::LEN }>(bytes, usize::from(headers.l4))?;
-        [*c0, *c1] = checksum::update(u16::from_be_bytes([*c0, *c1]), self.l4_delta).to_be_bytes();
-        if headers.has(HeaderFlags::ICMP_ECHO) {
+        let delta = if headers.has(HeaderFlags::ICMP_ECHO) {
             [*i0, *i1] = self.sport.to_be_bytes();
-        }
+            self.l4_delta
+        } else if headers.is_v6() {
+            self.l3_delta // no identifier: the pseudo header alone
+        } else {
+            return Some(());
+        };
+        [*c0, *c1] = checksum::update(u16::from_be_bytes([*c0, *c1]), delta).to_be_bytes();
         Some(())
     }
 }

@@ -17,7 +17,8 @@ const TRIES_CONSECUTIVE: u32 = 64;
 ///
 /// `taken` is asked about the reply's tuple, as conntrack would find it: the inverse of the result. The search starts at a
 /// random place, so that ports are not guessed easily (RFC 6056 §3.3.1), and ends after at most 128 tries; a range of up to
-/// 64 ports is searched whole. `None` where nothing free was found. Protocols without ports keep none and have one try.
+/// 64 ports is searched whole. `None` where nothing free was found. ICMP is taken for an echo. Protocols without ports keep
+/// none and have one try.
 pub fn select_source(
     tuple: &Tuple,
     address: Ip,
@@ -26,7 +27,7 @@ pub fn select_source(
     mut taken: impl FnMut(&Tuple) -> bool,
 ) -> Option<Tuple> {
     let has_ports = matches!(tuple.proto, proto::TCP | proto::UDP | proto::SCTP);
-    let is_echo = tuple.is_icmp() && tuple.sport == tuple.dport;
+    let is_echo = tuple.is_icmp();
     let with_port = |port: u16| match (has_ports, is_echo) {
         (true, _) => Tuple { src: address, sport: port, ..*tuple },
         (_, true) => Tuple { src: address, sport: port, dport: port, ..*tuple },
