@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -13,6 +14,9 @@ use netlink_packet_route::link::{
 use crate::error::{Error, Result};
 use crate::net::Net;
 use crate::netns::Netns;
+
+/// How long [`Net::wait_running`] waits; a busy machine takes some milliseconds.
+const RUNNING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A MAC address in the order of the wire.
 pub type Mac = [u8; 6];
@@ -30,7 +34,7 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
-    /// It has a carrier as well (`IFF_LOWER_UP`).
+    /// It has a carrier as well, and the kernel's protocols have taken notice (`IFF_RUNNING`).
     pub carrier: bool,
     /// It is the loopback interface.
     pub loopback: bool,
@@ -189,6 +193,22 @@ impl Net {
         self.request(&RouteNetlinkMessage::SetLink(request), 0, &|| format!("{verb} {name}")).map(drop)
     }
 
+    /// Waits until an interface that is up can be used, at most 3 s. The kernel tells its protocols of a new
+    /// carrier a little later (`net/core/link_watch.c`); until then IPv6 has no routes there. Returns whether it is.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchLink`]; [`Error::Refused`].
+    pub fn wait_running(&self, name: &str) -> Result<bool> {
+        let deadline = Instant::now() + RUNNING_TIMEOUT;
+        loop {
+            let running = self.link(name)?.carrier;
+            if running || Instant::now() >= deadline {
+                return Ok(running);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Sets an interface's MTU in bytes.
     ///
     /// # Errors
@@ -268,7 +288,7 @@ fn link_of(message: &RouteNetlinkMessage) -> Option<Link> {
         mac: None,
         mtu: 0,
         up: flags.contains(LinkFlags::Up),
-        carrier: flags.contains(LinkFlags::LowerUp),
+        carrier: flags.contains(LinkFlags::Running),
         loopback: message.header.link_layer_type == LinkLayerType::Loopback,
         kind: None,
         rx_queues: 1,

@@ -10,26 +10,16 @@ use netlink_sys::protocols::NETLINK_GENERIC;
 use crate::error::{Error, Result};
 use crate::socket::{Socket, attributes, put_attribute};
 
-/// The features that [`switch_off`] switches off, as `ethtool -k` spells them in the kernel (`net/ethtool/common.c`):
-/// transmit checksums, scatter-gather, every kind of segmentation on transmit, aggregation on receive.
-pub const OFFLOADS: [&str; 16] = [
-    "tx-checksum-ipv4",
-    "tx-checksum-ip-generic",
-    "tx-checksum-ipv6",
-    "tx-checksum-sctp",
-    "tx-scatter-gather",
-    "tx-scatter-gather-fraglist",
-    "tx-tcp-segmentation",
-    "tx-tcp-ecn-segmentation",
-    "tx-tcp-mangleid-segmentation",
-    "tx-tcp6-segmentation",
-    "tx-generic-segmentation",
-    "tx-udp-segmentation",
-    "tx-sctp-segmentation",
-    "tx-gso-list",
-    "rx-gro",
-    "rx-gro-list",
-];
+/// Tells whether a feature, as the kernel spells it (`net/ethtool/common.c`), postpones work on a frame: checksums and
+/// scattered frames on transmit, every kind of segmentation, aggregation on receive. By pattern, because kernels differ in
+/// what kinds they know, and refuse names that they do not.
+pub fn postpones_work(feature: &str) -> bool {
+    feature.starts_with("tx-checksum-")
+        || feature.starts_with("tx-scatter-gather")
+        || feature.ends_with("-segmentation")
+        || feature == "tx-gso-list"
+        || feature.starts_with("rx-gro")
+}
 
 /// Generic netlink's own family number (`GENL_ID_CTRL`), its command and attributes.
 const GENL_ID_CTRL: u16 = 0x10;
@@ -50,15 +40,14 @@ const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
 const NESTED: u16 = 0x8000;
 
-/// Switches [`OFFLOADS`] off on an interface of the calling thread's namespace. Features that the interface does not have
-/// are left alone.
+/// Switches off every feature of an interface that [`postpones_work`], in the calling thread's namespace.
 ///
 /// # Errors
 /// [`Error::Refused`].
 pub fn switch_off(name: &str) -> Result<()> {
     let action = || format!("switch off the offloads of {name}");
     let mut bits = Vec::new();
-    for feature in OFFLOADS {
+    for feature in active_features(name)?.iter().filter(|feature| postpones_work(feature)) {
         // A bit that is listed without a value is one to clear.
         let mut bit = Vec::new();
         put_attribute(&mut bit, ETHTOOL_A_BITSET_BIT_NAME, &zero_terminated(feature));

@@ -80,6 +80,9 @@ fn configure_pod(link: &PodLink) -> Result<()> {
     for &gateway in link.gateways.iter().filter(|gateway| link.addresses.iter().any(|ip| ip.is_ipv4() == gateway.is_ipv4())) {
         add_default_route(&net, gateway)?;
     }
+    if !net.wait_running(POD_INTERFACE)? {
+        tracing::warn!(host_end = link.host_end, "the pod's interface has no carrier yet");
+    }
     Ok(())
 }
 

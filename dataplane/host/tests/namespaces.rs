@@ -69,6 +69,9 @@ fn pair(space: &Space) -> (Netns, Netns) {
         net.set_up("up0").unwrap();
         net.set_up("lo").unwrap();
     }
+    for netns in [&a, &b] {
+        assert!(Net::open_in(netns).unwrap().wait_running("up0").unwrap());
+    }
     (a, b)
 }
 
@@ -83,7 +86,7 @@ fn a_namespace_is_made_listed_entered_and_removed() {
     let netns = space.netns("x");
     let name = netns.name().to_owned();
     assert!(Netns::exists(&name));
-    assert_eq!(Netns::list(&space.prefix).unwrap(), [name.clone()]);
+    assert_eq!(Netns::list(&space.prefix).unwrap(), std::slice::from_ref(&name));
     assert!(Netns::create(&name).unwrap_err().is_exists());
     let outside = Netns::current().unwrap().inode().unwrap();
     let inside = netns.run(|| Netns::current().unwrap().inode().unwrap()).unwrap();
@@ -210,10 +213,9 @@ fn offloads_are_switched_off_and_the_rest_stays() {
     assert!(before.contains("tx-checksum-ip-generic") && before.contains("tx-tcp-segmentation"), "{before:?}");
     a.run(|| offload::switch_off("up0")).unwrap().unwrap();
     let after = features();
-    for feature in offload::OFFLOADS {
-        assert!(!after.contains(feature), "{feature} is still on: {after:?}");
+    for feature in &before {
+        assert_eq!(after.contains(feature), !offload::postpones_work(feature), "{feature}: {after:?}");
     }
-    assert!(after.contains("tx-lockless") == before.contains("tx-lockless"));
     let refused = a.run(|| offload::switch_off("nothere")).unwrap().unwrap_err();
     assert!(refused.to_string().contains("nothere"), "{refused}");
 }
