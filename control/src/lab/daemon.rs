@@ -110,7 +110,12 @@ impl Daemon {
     pub(super) fn apply(&self, state: NodeState) -> anyhow::Result<String> {
         let timeout_ms = ANSWER_TIMEOUT.as_millis() as u64;
         match self.connect()?.call(&Request::Apply { state: Box::new(state), wait: true, timeout_ms })? {
-            Response::Applied { generation, workers, .. } => Ok(format!("generation {generation} in force on {workers} workers")),
+            Response::Applied { generation, workers, in_force: true } => {
+                Ok(format!("generation {generation} in force on {workers} workers"))
+            }
+            Response::Applied { generation, .. } => {
+                bail!("generation {generation} is not in force on every worker within {ANSWER_TIMEOUT:?}")
+            }
             Response::Refused { faults } => bail!("the daemon refused the snapshot:\n  {}", faults.join("\n  ")),
             other => bail!("the daemon answered something else than was asked: {other:?}"),
         }
