@@ -156,7 +156,7 @@ impl Index {
     }
 
     /// Buckets by the number of words that they hold.
-    #[cfg(test)]
+    #[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
     pub(super) fn histogram(&self) -> [usize; WAYS + 1] {
         let mut counts = [0; WAYS + 1];
         for bucket in self.buckets.iter() {

@@ -8,11 +8,14 @@ mod arch;
 mod epoch;
 mod expiry;
 mod flow;
+mod fragments;
 mod free;
 mod hash;
 mod index;
 mod insert;
 mod line;
+#[cfg(all(test, any(feature = "loom", feature = "shuttle")))]
+mod model_tests;
 pub mod sctp;
 mod slab;
 mod state;
@@ -26,6 +29,7 @@ mod tuple;
 
 pub use expiry::timeout_ms;
 pub use flow::*;
+pub use fragments::Fragments;
 pub use state::*;
 pub use table::*;
 pub use tuple::*;

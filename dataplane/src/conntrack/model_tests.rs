@@ -1,0 +1,222 @@
+//! The protocol under checkers, on the real code.
+//!
+//! `loom_*` try all interleavings (with at most so many preemptions as [`loom`] below says, and all reorderings that the
+//! memory model allows) on a table of two buckets of two words. `shuttle_*` try many random ones on a larger table.
+
+use super::*;
+use crate::model::{Ip, proto};
+
+fn config(max: u32, workers: u32) -> TableConfig {
+    TableConfig { max, key: 1, workers, owners: 1, share: max }
+}
+
+fn tuple(n: u32) -> Tuple {
+    Tuple { src: Ip::v4(n), dst: Ip::v4(1000), sport: 1, dport: 80, proto: proto::UDP }
+}
+
+/// A reply tuple that is the inverse of none of [`tuple`]'s.
+fn answer(n: u32) -> Tuple {
+    Tuple { src: Ip::v4(2000), dst: Ip::v4(n), sport: 80, dport: 1, proto: proto::UDP }
+}
+
+fn init(cause: u32) -> FlowInit {
+    let leg = Leg { exit: cause, l3_delta: cause as u16, l4_delta: cause as u16 };
+    FlowInit { original: leg, reply: leg, generation: cause, owner: 0, cause, state: FlowState::Replied }
+}
+
+fn find(table: &ConnTable, tuple: &Tuple) -> Option<Hit> {
+    table.lookup(table.hash(tuple), tuple)
+}
+
+/// Asserts that a hit for `tuple` is that tuple and that all parts of the flow are of one insertion.
+fn check(table: &ConnTable, hit: Hit, tuple: &Tuple) {
+    let view = table.flow(hit);
+    assert_eq!(view.tuple, *tuple);
+    let cause = table.details(hit.entry, Ticks(0)).cause;
+    assert_eq!((view.leg, view.generation), (init(cause).original, cause));
+}
+
+#[cfg(feature = "loom")]
+mod with_loom {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    fn explore(preemptions: usize, test: impl Fn() + Send + Sync + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(preemptions);
+        builder.max_branches = 20_000;
+        builder.check(test);
+    }
+
+    type Outcome = Result<Hit, InsertError>;
+
+    /// Two threads insert a flow each; gives both outcomes, and the table.
+    fn race(first: (Tuple, Tuple), second: (Tuple, Tuple)) -> (Arc<ConnTable>, Worker, [Outcome; 2]) {
+        let table = Arc::new(ConnTable::new(&config(2, 2)).unwrap());
+        let other = thread::spawn({
+            let table = Arc::clone(&table);
+            let mut worker = table.worker().unwrap();
+            move || {
+                let outcome = table.insert(&mut worker, &second.0, &second.1, &init(2), Ticks(0));
+                if let Err(InsertError::Exists(hit)) = outcome {
+                    let tuple = table.flow(hit).tuple;
+                    assert!(tuple == second.0 || tuple == second.1);
+                    check(&table, hit, &tuple);
+                }
+                outcome
+            }
+        });
+        let mut worker = table.worker().unwrap();
+        let mine = table.insert(&mut worker, &first.0, &first.1, &init(1), Ticks(0));
+        let outcomes = [mine, other.join().unwrap()];
+        (table, worker, outcomes)
+    }
+
+    #[test]
+    fn loom_of_two_that_insert_one_flow_one_wins_and_the_other_learns_of_it() {
+        explore(2, || {
+            let (table, _worker, outcomes) = race((tuple(1), answer(1)), (tuple(1), answer(1)));
+            let won: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.ok()).collect();
+            assert_eq!(won.len(), 1, "{outcomes:?}");
+            assert!(outcomes.iter().all(|outcome| match outcome {
+                Ok(hit) | Err(InsertError::Exists(hit)) => hit.entry == won[0].entry,
+                Err(error) => matches!(error, InsertError::Busy | InsertError::Full),
+            }));
+            assert_eq!(find(&table, &tuple(1)), Some(won[0]));
+            assert_eq!(find(&table, &answer(1)), Some(Hit { dir: FlowDir::Reply, ..won[0] }));
+            assert_eq!((table.used(), table.owned(0)), (1, 1));
+        });
+    }
+
+    #[test]
+    fn loom_flows_that_share_a_tuple_crosswise_never_both_live() {
+        // The one's reply is the other's original.
+        explore(2, || {
+            let (table, _worker, outcomes) = race((tuple(1), answer(1)), (answer(1), tuple(2)));
+            assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+            assert_eq!(table.used(), 1);
+            assert!(find(&table, &tuple(1)).is_some() != find(&table, &tuple(2)).is_some());
+        });
+    }
+
+    #[test]
+    fn loom_a_reader_sees_whole_flows_only_while_one_comes_and_goes() {
+        explore(3, || {
+            let table = Arc::new(ConnTable::new(&config(1, 2)).unwrap());
+            let reader = thread::spawn({
+                let table = Arc::clone(&table);
+                let worker = table.worker().unwrap();
+                move || {
+                    if let Some(hit) = find(&table, &answer(1)) {
+                        check(&table, hit, &answer(1));
+                        table.touch(hit, 1, Ticks(1));
+                        check(&table, hit, &answer(1));
+                    }
+                    drop(worker);
+                }
+            });
+            let mut worker = table.worker().unwrap();
+            let hit = table.insert(&mut worker, &tuple(1), &answer(1), &init(1), Ticks(0)).unwrap();
+            assert!(table.remove(&mut worker, hit.entry));
+            assert_eq!(find(&table, &tuple(1)), None);
+            reader.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_an_entry_is_not_reused_under_a_readers_eyes() {
+        explore(3, || {
+            let table = Arc::new(ConnTable::new(&config(1, 2)).unwrap());
+            let mut worker = table.worker().unwrap();
+            let hit = table.insert(&mut worker, &tuple(1), &answer(1), &init(1), Ticks(0)).unwrap();
+            let reader = thread::spawn({
+                let table = Arc::clone(&table);
+                let mut reader = table.worker().unwrap();
+                move || {
+                    for _ in 0..2 {
+                        if let Some(hit) = find(&table, &tuple(1)) {
+                            check(&table, hit, &tuple(1));
+                        }
+                        table.quiescent(&mut reader);
+                    }
+                }
+            });
+            assert!(table.remove(&mut worker, hit.entry));
+            for _ in 0..3 {
+                table.quiescent(&mut worker);
+                // The same entry under another tuple, as soon as that is allowed.
+                if table.insert(&mut worker, &tuple(2), &answer(2), &init(2), Ticks(0)).is_ok() {
+                    break;
+                }
+            }
+            reader.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_a_thread_that_wakes_is_waited_for_or_sees_the_removal() {
+        explore(3, || {
+            let table = Arc::new(ConnTable::new(&config(1, 2)).unwrap());
+            let mut worker = table.worker().unwrap();
+            let hit = table.insert(&mut worker, &tuple(1), &answer(1), &init(1), Ticks(0)).unwrap();
+            let sleeper = thread::spawn({
+                let table = Arc::clone(&table);
+                let mut sleeper = table.worker().unwrap();
+                table.park(&mut sleeper);
+                move || {
+                    table.quiescent(&mut sleeper);
+                    if let Some(hit) = find(&table, &tuple(1)) {
+                        check(&table, hit, &tuple(1));
+                    }
+                }
+            });
+            assert!(table.remove(&mut worker, hit.entry));
+            for _ in 0..2 {
+                table.quiescent(&mut worker);
+            }
+            let _ = table.insert(&mut worker, &tuple(2), &answer(2), &init(2), Ticks(0));
+            sleeper.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_of_two_that_remove_one_flow_one_is_told_so() {
+        explore(3, || {
+            let table = Arc::new(ConnTable::new(&config(1, 2)).unwrap());
+            let mut worker = table.worker().unwrap();
+            let hit = table.insert(&mut worker, &tuple(1), &answer(1), &init(1), Ticks(0)).unwrap();
+            let other = thread::spawn({
+                let table = Arc::clone(&table);
+                let mut other = table.worker().unwrap();
+                move || table.remove(&mut other, hit.entry)
+            });
+            let mine = table.remove(&mut worker, hit.entry);
+            assert!(mine != other.join().unwrap());
+            assert_eq!((table.used(), table.owned(0), find(&table, &answer(1))), (0, 0, None));
+        });
+    }
+
+    #[test]
+    fn loom_both_lines_agree_on_the_state_after_concurrent_changes() {
+        explore(3, || {
+            let table = Arc::new(ConnTable::new(&config(1, 2)).unwrap());
+            let mut worker = table.worker().unwrap();
+            let (mut syn, mut back) = (tuple(1), answer(1));
+            (syn.proto, back.proto) = (proto::TCP, proto::TCP);
+            let init = FlowInit { state: FlowState::SynRecv, ..init(1) };
+            let hit = table.insert(&mut worker, &syn, &back, &init, Ticks(0)).unwrap();
+            let reply = Hit { dir: FlowDir::Reply, ..hit };
+            let other = thread::spawn({
+                let table = Arc::clone(&table);
+                move || table.advance(reply, &table.flow(reply), tcp::FIN | tcp::ACK)
+            });
+            table.advance(hit, &table.flow(hit), tcp::ACK);
+            other.join().unwrap();
+            assert_eq!(table.flow(hit).state, table.flow(reply).state);
+            // Which of the two came first is open.
+            assert!(matches!(table.flow(hit).state, FlowState::FinWait | FlowState::CloseWait));
+        });
+    }
+}
