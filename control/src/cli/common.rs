@@ -8,6 +8,83 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 use weir_dataplane::admin::protocol::{Client, ClientError};
+use weir_dataplane::config::{self, ConfigError};
+use weir_dataplane::model::{NodeConfig, NodeState};
+
+use super::Refused;
+use crate::compile;
+use crate::source::{self, objects::Snapshot};
+
+/// Which snapshot.
+#[derive(Debug, clap::Args)]
+pub(super) struct SnapshotArgs {
+    /// Snapshot: a file, a folder or - (stdin); YAML or JSON, also gzipped; may be given several times
+    #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+}
+
+impl SnapshotArgs {
+    /// Loads the snapshot. Warnings go to stderr; all faults become one refusal.
+    pub(super) fn load(&self) -> anyhow::Result<Snapshot> {
+        for path in self.paths.iter().filter(|path| path.as_os_str() != "-") {
+            std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        }
+        let snapshot = source::load(&self.paths).map_err(|faults| {
+            let count = faults.0.len();
+            Refused(format!("the snapshot is not valid ({count} {}):\n{faults}", if count == 1 { "fault" } else { "faults" }))
+        })?;
+        for warning in &snapshot.warnings {
+            eprintln!("warning: {warning}");
+        }
+        Ok(snapshot)
+    }
+}
+
+/// Which node of the snapshot.
+#[derive(Debug, clap::Args)]
+pub(super) struct NodeArgs {
+    /// The Node whose dataplane is meant [default: the host's own name, else the only Node]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(super) node: Option<String>,
+    /// The node's configuration (node.yaml); without it every choice is the default one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl NodeArgs {
+    /// Finds the node and its configuration.
+    pub(super) fn resolve(&self, snapshot: &Snapshot) -> anyhow::Result<NodeConfig> {
+        let mut config = match &self.config {
+            Some(path) => Some(config::load(path).map_err(|error| match error {
+                ConfigError::Faults(_) => anyhow::Error::from(Refused(error.to_string())),
+                ConfigError::Read(..) => error.into(),
+            })?),
+            None => None,
+        };
+        let names: Vec<&str> = snapshot.nodes.iter().map(|n| n.meta.name.as_str()).collect();
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
+        let asked = self.node.clone().or_else(|| config.as_ref().map(|c| c.node.clone()));
+        let node = match (asked, &names[..]) {
+            (Some(node), _) if names.contains(&node.as_str()) => node,
+            (Some(node), []) => bail!("node {node:?} is not in the snapshot, which has no Node at all"),
+            (Some(node), _) => bail!("node {node:?} is not in the snapshot; it has: {}", names.join(", ")),
+            (None, []) => bail!("the snapshot has no Node\n  try: kubectl get nodes -o yaml, and add it with -f"),
+            (None, _) => match host().filter(|host| names.contains(&host.as_str())) {
+                Some(host) => host,
+                None if names.len() == 1 => names[0].to_owned(),
+                None => bail!("which node? the snapshot has: {}\n  try: --node {}", names.join(", "), names[0]),
+            },
+        };
+        let mut config = config.take().unwrap_or_else(|| NodeConfig::offline(&node));
+        config.node = node;
+        Ok(config)
+    }
+}
+
+/// Compiles the snapshot for the node of `config`.
+pub(super) fn compile_for(snapshot: &Snapshot, config: &NodeConfig) -> anyhow::Result<NodeState> {
+    compile::compile(snapshot, &config.node, config).map_err(|error| Refused(error.to_string()).into())
+}
 
 /// Where the daemon listens, and how long to wait for it.
 #[derive(Debug, clap::Args)]
@@ -23,6 +100,10 @@ pub(super) struct DaemonArgs {
 impl DaemonArgs {
     pub(super) fn connect(&self) -> Result<Client, ClientError> {
         Client::connect(&self.socket, self.timeout)
+    }
+    /// Connects for a request that the daemon itself may take `timeout` for: its own answer comes first.
+    pub(super) fn connect_patiently(&self) -> Result<Client, ClientError> {
+        Client::connect(&self.socket, self.timeout.saturating_add(Duration::from_secs(1)))
     }
 }
 

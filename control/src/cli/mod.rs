@@ -4,6 +4,7 @@
 //! messages go to stderr. Exit status: 0 fine, 1 the answer is no ([`Answer::No`], [`Refused`]), 2 wrong usage or cannot
 //! run (every other error).
 
+mod apply;
 mod common;
 mod complete;
 mod conntrack;
@@ -12,6 +13,7 @@ mod policies;
 mod services;
 mod status;
 mod style;
+mod validate;
 
 use std::io;
 use std::process::ExitCode;
@@ -42,6 +44,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Checks a snapshot and prints everything that is wrong with it
+    Validate(validate::Args),
+    /// Puts a snapshot in force
+    Apply(apply::Args),
     /// Shows how the daemon does
     Status(status::Args),
     /// Lists tracked connections
@@ -60,6 +66,8 @@ enum Command {
 impl Command {
     fn run(&self) -> anyhow::Result<Answer> {
         match self {
+            Self::Validate(args) => args.run(),
+            Self::Apply(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),
