@@ -215,3 +215,6 @@ impl Loader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
