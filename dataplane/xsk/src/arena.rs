@@ -154,6 +154,10 @@ impl Arena {
         assert!(slot < self.count && start <= self.slot_bytes && len <= self.slot_bytes - start, "slot {slot}: {len} bytes from {start}");
         Frame { slot, start, len, arena: self.id }
     }
+    /// Tells arenas apart.
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
     /// Distance of the packet's first byte from the start of the memory.
     pub(crate) fn address(&self, frame: &Frame) -> usize {
         self.offset(frame)

@@ -3,6 +3,7 @@
 //! Knows rings and frames, knows no protocol.
 
 mod arena;
+mod bind;
 mod error;
 mod link;
 mod memory;
@@ -11,6 +12,7 @@ mod redirect;
 mod wait;
 
 pub use arena::{Arena, Frame};
+pub use bind::{Binder, Bound};
 pub use error::PortError;
 pub use link::Link;
 pub use memory::{HEADROOM_BYTES, PACKET_BYTES_MAX, SLOT_BYTES};

@@ -32,6 +32,10 @@ pub const PACKET_BYTES_MAX: u32 = SLOT_BYTES - HEADROOM_BYTES;
 /// The queues of a socket, as xsk-rs gives them.
 pub(crate) type Queues = (xsk_rs::TxQueue, xsk_rs::RxQueue, Option<(xsk_rs::FillQueue, xsk_rs::CompQueue)>);
 
+/// Ports have lower numbers, sockets on their way out these and higher ones, up to 0x7ffe.
+pub(crate) const CLOSING_FIRST: u16 = 0x7000;
+pub(crate) const CLOSING_COUNT: u16 = 0x0fff;
+
 /// Where a slot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner(u16);
@@ -46,6 +50,10 @@ impl Owner {
     /// With the kernel, to be sent by this port.
     pub(crate) fn tx(port: u16) -> Self {
         Self(port | 0x8000)
+    }
+    /// With the kernel until the socket is closed; `id` from [`CLOSING_FIRST`] on.
+    fn closing(id: u16) -> Self {
+        Self(id)
     }
 }
 
@@ -133,14 +141,23 @@ impl Memory {
         self.free.push(frame);
     }
 
-    /// Takes back every slot that the kernel still had of a port.
+    /// Marks every slot that the kernel has of a port as to be recovered when its socket is closed.
+    pub(crate) fn close(&mut self, port: u16, id: u16) {
+        for owner in &mut self.owner {
+            if *owner == Owner::fill(port) || *owner == Owner::tx(port) {
+                *owner = Owner::closing(id);
+            }
+        }
+    }
+
+    /// Takes back every slot that was marked with `id`.
     ///
     /// # Safety
-    /// The port's socket must be closed: the kernel neither reads nor writes these slots any more.
-    pub(crate) unsafe fn recover(&mut self, port: u16) -> usize {
+    /// The socket must be closed: the kernel neither reads nor writes these slots any more.
+    pub(crate) unsafe fn recover(&mut self, id: u16) -> usize {
         let before = self.free.len();
         for (slot, owner) in self.owner.iter_mut().enumerate() {
-            if *owner == Owner::fill(port) || *owner == Owner::tx(port) {
+            if *owner == Owner::closing(id) {
                 *owner = Owner::OURS;
                 // SAFETY: the slot was with the kernel, so no handle exists, and the caller says the kernel is done with it.
                 self.free.push(unsafe { self.arena.reclaim(slot as u32, HEADROOM_BYTES, 0) });
@@ -224,8 +241,10 @@ mod tests {
             let frame = memory.free.pop().unwrap();
             memory.give(frame, if n % 2 == 0 { Owner::fill(n % 3) } else { Owner::tx(n % 3) });
         }
+        memory.close(1, CLOSING_FIRST);
+        assert_eq!((memory.with_kernel(), memory.free.len()), (30, 34));
         // SAFETY: no ring ever saw these descriptors.
-        assert_eq!(unsafe { memory.recover(1) }, 10);
+        assert_eq!(unsafe { memory.recover(CLOSING_FIRST) }, 10);
         assert_eq!((memory.with_kernel(), memory.free.len()), (20, 44));
     }
 

@@ -5,16 +5,16 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tracing::{debug, warn};
-use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
+use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 
 use crate::arena::{Arena, Frame};
+use crate::bind::{Binder, Bound};
 use crate::error::PortError;
-use crate::link::Link;
-use crate::memory::{Memory, Owner, Queues};
+use crate::memory::{CLOSING_COUNT, CLOSING_FIRST, Memory, Owner};
 use crate::wait::{Sleeper, Waker};
 
 /// Descriptors moved at once.
@@ -23,11 +23,8 @@ const BURST: usize = 64;
 const TURN: usize = 32;
 /// Shortest packet that a port takes: an Ethernet header. The kernel would keep an empty one for good.
 const PACKET_BYTES_MIN: usize = 14;
-/// Highest port index plus one; the bit above tells tx from fill.
-pub const PORTS_MAX: u16 = 0x7fff;
-/// A queue is free again 10 to 20 ms after its last socket was closed; we give it ten times that.
-const BIND_PATIENCE: Duration = Duration::from_millis(250);
-const BIND_RETRY: Duration = Duration::from_millis(5);
+/// Highest port index plus one.
+pub const PORTS_MAX: u16 = CLOSING_FIRST;
 
 /// Sizes of a worker's memory and rings.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +90,6 @@ pub struct PortStatistics {
 
 struct Port {
     interface: String,
-    ifindex: u32,
     queue: u32,
     tx: TxQueue,
     rx: RxQueue,
@@ -112,6 +108,15 @@ struct Port {
     watched: bool,
 }
 
+/// A removed port whose socket is being closed.
+struct Closing {
+    id: u16,
+    thread: Option<JoinHandle<()>>,
+    /// Slots that the kernel had of it.
+    fill: u32,
+    tx: u32,
+}
+
 /// The ports of one worker and the memory that they share.
 pub struct Ports {
     ports: Vec<Option<Port>>,
@@ -121,6 +126,7 @@ pub struct Ports {
     turn: usize,
     /// Ports with slots in `in_tx`.
     sending: Vec<u16>,
+    closing: Vec<Closing>,
     sleeper: Sleeper,
     scratch: Vec<FrameDesc>,
     // Last: the sockets above keep the memory registered.
@@ -137,7 +143,8 @@ impl Ports {
         let memory = Memory::new(config.slots, config.ring)?;
         let sleeper = Sleeper::new().map_err(|source| PortError::Memory { slots: 0, slot_bytes: 0, source })?;
         let scratch = vec![FrameDesc::default(); BURST];
-        Ok(Self { ports: Vec::new(), live: Vec::new(), turn: 0, sending: Vec::new(), sleeper, scratch, memory, ring: config.ring })
+        let (ports, live, sending, closing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { ports, live, turn: 0, sending, closing, sleeper, scratch, memory, ring: config.ring })
     }
 
     /// The memory that the frames live in.
@@ -145,55 +152,49 @@ impl Ports {
         &self.memory.arena
     }
 
-    /// Binds a socket and calls it port `index`. Packets come once its [`socket`](Self::socket) is in the redirect program's
-    /// map. A queue that was in use a moment ago is waited for, up to 250 ms.
+    /// Makes sockets for these ports on other threads, as binding takes 6 ms and more.
+    pub fn binder(&self) -> Binder {
+        Binder::new(&self.memory, self.ring)
+    }
+
+    /// Binds a socket and makes it port `index`: [`Binder::bind`] and [`insert`](Self::insert) in one.
     ///
     /// # Errors
     /// All but `Memory`; nothing is changed then.
     pub fn add(&mut self, index: u16, config: &PortConfig) -> Result<(), PortError> {
-        let PortConfig { interface, queue, waiting } = config;
-        let (interface, queue) = (interface.clone(), *queue);
-        if index >= PORTS_MAX {
-            return Err(PortError::Config(format!("port index {index}: at most {PORTS_MAX} ports")));
-        }
-        if let Some(Some(taken)) = self.ports.get(usize::from(index)) {
-            return Err(PortError::IndexTaken { interface, queue, index, by: taken.interface.clone() });
-        }
-        let link = Link::query(&interface).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => PortError::NoInterface { interface: interface.clone(), queue },
-            _ => PortError::of_bind(&interface, queue, error),
-        })?;
-        if queue >= link.rx_queues {
-            let source = io::Error::from_raw_os_error(libc::EINVAL);
-            return Err(PortError::NoQueue { interface, queue, queues: link.rx_queues, source });
-        }
-        let same = |port: &Port| (port.ifindex, port.queue) == (link.ifindex, queue);
+        let same = |port: &Port| port.interface == config.interface && port.queue == config.queue;
         if let Some(index) = self.live.iter().copied().find(|live| self.ports[usize::from(*live)].as_ref().is_some_and(same)) {
-            return Err(PortError::IndexTaken { by: interface.clone(), interface, queue, index });
+            return Err(PortError::IndexTaken {
+                by: config.interface.clone(),
+                interface: config.interface.clone(),
+                queue: config.queue,
+                index,
+            });
         }
-        let deadline = Instant::now() + BIND_PATIENCE;
-        let (tx, rx, rings) = loop {
-            match self.bind(&interface, queue) {
-                Ok(queues) => break queues,
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => std::thread::sleep(BIND_RETRY),
-                Err(error) => return Err(PortError::of_bind(&interface, queue, error)),
-            }
-        };
-        let Some((fill, completion)) = rings else {
-            // The queue was ours already: this socket would share that port's rings.
-            return Err(PortError::Busy { interface, queue, source: io::Error::from_raw_os_error(libc::EBUSY) });
-        };
-        raise_tx_budget(rx.fd().as_raw_fd(), self.ring);
+        self.check_index(index, &config.interface, config.queue)?;
+        let bound = self.binder().bind(config)?;
+        self.insert(index, bound)
+    }
+
+    /// Makes a bound socket port `index`. Packets come once the socket is in the redirect program's map.
+    ///
+    /// # Errors
+    /// `IndexTaken`, or `Config` where the index is too high or the socket is on another memory. The socket is closed then.
+    pub fn insert(&mut self, index: u16, bound: Bound) -> Result<(), PortError> {
+        self.check_index(index, &bound.interface, bound.queue)?;
+        if bound.arena != self.memory.arena.id() {
+            return Err(PortError::Config("the socket was bound for the memory of another worker".into()));
+        }
+        let Bound { interface, queue, waiting, tx, rx, fill, completion, .. } = bound;
         let mut port = Port {
             interface,
-            ifindex: link.ifindex,
             queue,
             tx,
             rx,
             fill,
             completion,
             ring: self.ring,
-            waiting: (*waiting).min(self.ring),
+            waiting: waiting.min(self.ring),
             in_fill: 0,
             in_tx: 0,
             staged: Vec::with_capacity(self.ring as usize),
@@ -209,23 +210,16 @@ impl Ports {
         Ok(())
     }
 
-    fn bind(&self, interface: &str, queue: u32) -> io::Result<Queues> {
-        let ring = QueueSize::new(self.ring).map_err(io::Error::other)?;
-        let config = SocketConfig::builder()
-            .rx_queue_size(ring)
-            .tx_queue_size(ring)
-            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
-            .build();
-        let name: Interface = interface.parse().map_err(io::Error::other)?;
-        // SAFETY: program loading is inhibited, which is all that is asked where the queue is bound already.
-        unsafe { Socket::new(config, &self.memory.umem, &name, queue) }.map_err(|error| {
-            let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
-            source.and_then(io::Error::raw_os_error).map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
-        })
+    fn check_index(&self, index: u16, interface: &str, queue: u32) -> Result<(), PortError> {
+        match self.ports.get(usize::from(index)) {
+            _ if index >= PORTS_MAX => Err(PortError::Config(format!("port index {index}: at most {PORTS_MAX} ports"))),
+            Some(Some(taken)) => Err(PortError::IndexTaken { interface: interface.to_owned(), queue, index, by: taken.interface.clone() }),
+            _ => Ok(()),
+        }
     }
 
-    /// Closes port `index` and takes back every frame that the kernel had of it. Tells whether there was such a port.
+    /// Removes port `index`. Its socket is closed by another thread, as that takes 8 ms and more; the frames that the kernel
+    /// has of it come back after that, at some later call. Tells whether there was such a port.
     pub fn remove(&mut self, index: u16) -> bool {
         let Some(port) = self.ports.get_mut(usize::from(index)).and_then(Option::take) else { return false };
         if port.watched {
@@ -233,13 +227,45 @@ impl Ports {
         }
         self.live.retain(|live| *live != index);
         self.sending.retain(|sending| *sending != index);
-        let interface = port.interface.clone();
-        // Closing is complete when this returns: the kernel waits until no CPU can be receiving into our slots (xsk_release).
-        drop(port);
-        // SAFETY: the socket is closed; nothing else held it but the redirect map, from which closing removes it.
-        let recovered = unsafe { self.memory.recover(index) };
-        debug!(interface, recovered, "port removed");
+        self.recover();
+        let ids = CLOSING_FIRST..CLOSING_FIRST + CLOSING_COUNT;
+        let id = ids.clone().find(|id| self.closing.iter().all(|closing| closing.id != *id)).unwrap_or(ids.start);
+        if self.closing.len() >= usize::from(CLOSING_COUNT) {
+            self.recover_all();
+        }
+        self.memory.close(index, id);
+        let (fill, tx) = (port.in_fill, port.in_tx);
+        debug!(interface = port.interface, queue = port.queue, fill, tx, "port removed");
+        // Closing is complete when the drop returns: the kernel waits until no CPU can be receiving into our slots
+        // (xsk_release in net/xdp/xsk.c).
+        let thread = thread::Builder::new().name("weir-xsk-close".into()).spawn(move || drop(port));
+        self.closing.push(Closing { id, thread: thread.ok(), fill, tx });
         true
+    }
+
+    /// Takes back the frames of sockets that are closed by now.
+    fn recover(&mut self) {
+        let memory = &mut self.memory;
+        self.closing.retain(|closing| {
+            // Where no thread could be started, the socket was closed on the spot.
+            let done = closing.thread.as_ref().is_none_or(JoinHandle::is_finished);
+            if done {
+                // SAFETY: the thread that closed the socket has ended; nothing else held the socket but the redirect map,
+                // from which closing removes it.
+                unsafe { memory.recover(closing.id) };
+            }
+            !done
+        });
+    }
+
+    /// Waits until all removed ports are closed and takes back their frames.
+    pub fn recover_all(&mut self) {
+        for closing in &mut self.closing {
+            if let Some(thread) = closing.thread.take() {
+                let _ = thread.join();
+            }
+        }
+        self.recover();
     }
 
     /// The indices of all ports.
@@ -252,9 +278,18 @@ impl Ports {
         Some(self.ports.get(usize::from(index))?.as_ref()?.socket())
     }
 
+    /// The interface and queue of port `index`.
+    pub fn interface(&self, index: u16) -> Option<(&str, u32)> {
+        let port = self.ports.get(usize::from(index))?.as_ref()?;
+        Some((&port.interface, port.queue))
+    }
+
     /// Fetches what has arrived: up to `max` frames, given to `take` with their port. All ports have their turn: none
     /// gives more than 32 before the others were asked. Also hands the kernel new frames to receive into.
     pub fn rx(&mut self, max: usize, mut take: impl FnMut(u16, Frame)) -> usize {
+        if !self.closing.is_empty() {
+            self.recover();
+        }
         let mut count = 0;
         for _ in 0..self.live.len() {
             if count >= max {
@@ -346,6 +381,7 @@ impl Ports {
 
     /// Counts where all frames are.
     pub fn frames(&mut self) -> FrameCounts {
+        self.recover();
         let mut counts = FrameCounts { total: self.memory.arena.count(), free: self.memory.free.len() as u32, ..FrameCounts::default() };
         for port in self.ports.iter_mut().flatten() {
             // What the kernel has moved on between the two reads makes the second number grow, never the sum.
@@ -355,6 +391,10 @@ impl Ports {
             counts.rx += received;
             counts.tx += port.in_tx - completed;
             counts.completion += completed;
+        }
+        for closing in &self.closing {
+            counts.fill += closing.fill;
+            counts.tx += closing.tx;
         }
         counts
     }
@@ -412,9 +452,9 @@ impl Port {
     }
 
     /// Hands the kernel frames to receive into, up to `waiting` and never more than the ring has room for: otherwise
-    /// descriptors are overwritten and packets arrive twice. Does nothing for less than a quarter, to work in batches.
+    /// descriptors are overwritten and packets arrive twice. Does nothing for less than a few, to work in batches.
     fn refill(&mut self, index: u16, memory: &mut Memory, scratch: &mut [FrameDesc]) {
-        if self.waiting - self.in_fill < (self.waiting / 4).max(1) {
+        if self.waiting - self.in_fill < (self.waiting / 4).clamp(1, 16) {
             return;
         }
         loop {
@@ -494,20 +534,9 @@ impl Port {
     }
 }
 
-/// Has the kernel send a whole ring per call rather than 32 descriptors (XDP_MAX_TX_SKB_BUDGET, Linux 6.17).
-fn raise_tx_budget(socket: i32, ring: u32) {
-    const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
-    // SAFETY: the socket is open; the value is a `u32` that outlives the call, and its size is given.
-    let result = unsafe {
-        libc::setsockopt(socket, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, (&raw const ring).cast(), size_of::<u32>() as libc::socklen_t)
-    };
-    if result != 0 {
-        debug!("this kernel sends 32 frames per call at most: {}", io::Error::last_os_error());
-    }
-}
-
 impl Drop for Ports {
     fn drop(&mut self) {
+        self.recover_all();
         if self.memory.faults > 0 {
             warn!(faults = self.memory.faults, "the kernel returned descriptors that it never had");
         }

@@ -37,6 +37,15 @@ fn forward(ports: &mut Ports, held: &mut Vec<(u16, weir_xsk::Frame)>) -> usize {
     count
 }
 
+/// Ends senders also where the test panics.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn assert_all_home(counts: FrameCounts) {
     assert_eq!(counts.lost(), 0, "{counts:?}");
     assert_eq!((counts.rx, counts.tx, counts.completion), (0, 0, 0), "{counts:?}");
@@ -106,13 +115,13 @@ fn every_slot_is_accounted_for_during_and_after_a_flood() {
                     }
                 });
             }
+            let _stop = StopOnDrop(&stop);
             let (mut held, end) = (Vec::new(), Instant::now() + Duration::from_millis(700));
             while Instant::now() < end {
                 forwarded += forward(&mut ports, &mut held);
                 let counts = ports.frames();
                 assert_eq!(counts.lost(), 0, "{counts:?}");
             }
-            stop.store(true, Ordering::Relaxed);
         });
         let mut held = Vec::new();
         for _ in 0..100 {
@@ -143,6 +152,7 @@ fn a_port_removed_and_added_again_under_traffic_loses_nothing() {
                     b.send(&bytes);
                 }
             });
+            let _stop = StopOnDrop(&stop);
             let mut held = Vec::new();
             for round in 0..10 {
                 let index = round % 2;
@@ -170,10 +180,10 @@ fn a_port_removed_and_added_again_under_traffic_loses_nothing() {
                 }
                 assert!(count > 0, "traffic comes again on port {index}");
             }
-            stop.store(true, Ordering::Relaxed);
         });
         ports.remove(0);
         ports.remove(1);
+        ports.recover_all();
         let counts = ports.frames();
         assert_eq!(counts, FrameCounts { total: CONFIG.slots, free: CONFIG.slots, ..FrameCounts::default() });
     });
@@ -194,6 +204,7 @@ fn a_device_that_vanishes_gives_its_frames_back_and_others_go_on() {
         }
         assert_eq!(ports.frames().lost(), 0);
         assert!(ports.remove(1));
+        ports.recover_all();
         redirect.detach(1);
         assert_all_home(ports.frames());
         // The memory still takes new ports.
