@@ -9,11 +9,7 @@ use ipnet::IpNet;
 
 use crate::io::PortId;
 use crate::model::{MacAddr, NodeConfig, NodeState, OverlayMode};
-
-/// Bytes that VXLAN over IPv4 adds to an inner frame's IP packet: inner Ethernet 14, VXLAN 8, UDP 8, IPv4 20 (RFC 7348 §5).
-pub const VXLAN_OVERHEAD_V4: u16 = 50;
-/// The same over IPv6.
-pub const VXLAN_OVERHEAD_V6: u16 = 70;
+use crate::overlay::vxlan::mtu_overhead;
 
 /// The node as it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,8 +29,8 @@ pub struct Port {
     pub kind: PortKind,
     /// The interface's name, or the pod's offline.
     pub name: String,
-    /// MAC of the other end: the pod's interface, the node's end of the host pair. `None` = unknown: any source is accepted
-    /// (captures), and frames to it carry [`MacAddr::from_ip`] of their destination. Unused for the uplink.
+    /// MAC of the other end: the pod's interface, the node's end of the host pair; of the uplink, its own. `None` = unknown, as in
+    /// captures: no MAC is checked, and frames to it carry [`MacAddr::from_ip`] of their destination.
     pub mac: Option<MacAddr>,
     /// The largest IP packet it takes, in bytes.
     pub mtu: u16,
@@ -97,7 +93,7 @@ impl Runtime {
     pub fn offline(state: &NodeState, config: NodeConfig) -> Self {
         let uplink_mtu = 1500;
         let pod_mtu = match config.overlay.mode {
-            OverlayMode::Vxlan => uplink_mtu - VXLAN_OVERHEAD_V4,
+            OverlayMode::Vxlan => uplink_mtu - mtu_overhead(false) as u16,
             OverlayMode::Native => uplink_mtu,
         };
         let port = |kind, name: String, mtu| Port { kind, name, mac: None, mtu, unfinished_checksums: false };

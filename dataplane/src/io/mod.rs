@@ -1,5 +1,6 @@
 //! Where frames come from and go to. Never sees the pipeline.
 
+pub mod mem;
 pub mod pcap;
 
 use std::io;

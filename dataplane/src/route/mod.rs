@@ -7,10 +7,12 @@
 use hashbrown::HashMap;
 
 use crate::io::PortId;
-use crate::model::{Ip, MacAddr, NodeIndex, NodeState, OverlayMode};
-use crate::runtime::{PortKind, Runtime, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
+use crate::model::{Ip, MacAddr, NodeConfig, NodeIndex, NodeState, OverlayMode};
+use crate::overlay::vxlan::{Remote, Template, mtu_overhead};
+use crate::runtime::{PortKind, Runtime};
 use crate::tables::{Owner, OwnerKind, Ranges};
 use crate::verdict::DropReason;
+use crate::wire::vxlan::Vni;
 
 /// An exit of one generation: index into [`Routes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,21 +59,15 @@ pub enum Exit {
     },
 }
 
-/// What encapsulation towards one node needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The way to one node's VTEP.
+#[derive(Clone, Debug)]
 pub struct Tunnel {
     /// The node.
     pub node: NodeIndex,
-    /// Our address.
-    pub source: Ip,
-    /// Its VTEP.
+    /// Its VTEP's address.
     pub vtep: Ip,
-    /// MAC of the next hop towards it.
-    pub next_hop: MacAddr,
-    /// MAC of our VTEP, source of inner frames.
-    pub source_mac: MacAddr,
-    /// MAC of its VTEP, destination of inner frames.
-    pub vtep_mac: MacAddr,
+    /// The outer headers.
+    pub template: Template,
 }
 
 /// What the kernel's routes say of a range.
@@ -128,28 +124,32 @@ impl Routes {
                 routes.neighbours.insert(Ip::from(*address), id);
             }
         }
-        routes.of_node = (0..state.nodes.len() as NodeIndex).map(|node| routes.tunnel_to(state, node, uplink, mtu)).collect();
+        routes.of_node = (0..state.nodes.len() as NodeIndex).map(|node| routes.tunnel_to(state, runtime, node)).collect();
         routes
     }
 
-    fn tunnel_to(&mut self, state: &NodeState, node: NodeIndex, uplink: Option<PortId>, mtu: u16) -> Result<ExitId, DropReason> {
+    fn tunnel_to(&mut self, state: &NodeState, runtime: &Runtime, node: NodeIndex) -> Result<ExitId, DropReason> {
+        let underlay = &runtime.underlay;
         let (this, remote) = (state.nodes.get(self.this_node as usize), &state.nodes[node as usize]);
         let pair = [true, false].into_iter().find_map(|v4| Some((this?.primary(v4)?, remote.primary(v4)?)));
         let (source, vtep) = pair.filter(|_| node != self.this_node).ok_or(DropReason::NoTunnelEndpoint)?;
-        let port = uplink.ok_or(DropReason::PortUnavailable)?;
+        let port = runtime.uplink().ok_or(DropReason::PortUnavailable)?;
         let next_hop = self.underlay(vtep.into())?;
         let Exit::Native { mac: next_hop, .. } = self.exit(next_hop) else { return Err(DropReason::FibLookupFailed) };
-        let overhead = if vtep.is_ipv4() { VXLAN_OVERHEAD_V4 } else { VXLAN_OVERHEAD_V6 };
+        let remote_end = Remote {
+            src_mac: underlay.mac,
+            dst_mac: next_hop,
+            src: source.into(),
+            dst: vtep.into(),
+            port: runtime.config.overlay.port,
+            vni: vni(&runtime.config),
+            vtep_src: this.map(|n| n.vtep_mac).unwrap_or_default(),
+            vtep_dst: remote.vtep_mac,
+        };
         let tunnel = self.tunnels.len() as u32;
-        self.tunnels.push(Tunnel {
-            node,
-            source: source.into(),
-            vtep: vtep.into(),
-            next_hop,
-            source_mac: this.map(|n| n.vtep_mac).unwrap_or_default(),
-            vtep_mac: remote.vtep_mac,
-        });
-        Ok(self.push(Exit::Vxlan { port, tunnel, mtu: mtu.saturating_sub(overhead) }))
+        self.tunnels.push(Tunnel { node, vtep: vtep.into(), template: Template::new(&remote_end) });
+        let mtu = underlay.mtu.saturating_sub(mtu_overhead(vtep.is_ipv6()) as u16);
+        Ok(self.push(Exit::Vxlan { port, tunnel, mtu }))
     }
 
     fn push(&mut self, exit: Exit) -> ExitId {
@@ -167,7 +167,7 @@ impl Routes {
             OwnerKind::LocalPod { port, .. } => port.map(|p| ExitId(p.0.into())).ok_or(DropReason::EndpointNotReady),
             OwnerKind::OwnNode => self.host.ok_or(DropReason::PortUnavailable),
             OwnerKind::Nobody(Some(node)) if node == self.this_node => Err(DropReason::StaleOrUnroutableIp),
-            OwnerKind::RemotePod { node, .. } | OwnerKind::Nobody(Some(node)) if self.overlay => self.of_node[node as usize],
+            OwnerKind::RemotePod { node, .. } | OwnerKind::Nobody(Some(node)) if self.overlay => self.to_node(node),
             OwnerKind::Nobody(None) if self.overlay && owner.in_cluster => Err(DropReason::StaleOrUnroutableIp),
             OwnerKind::RemotePod { .. } | OwnerKind::OtherNode(_) | OwnerKind::Nobody(_) => self.underlay(destination),
         }
@@ -186,6 +186,14 @@ impl Routes {
         self.neighbours.get(&neighbour).copied().ok_or(DropReason::FibLookupFailed)
     }
 
+    /// The way through the overlay to a node's VTEP.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn to_node(&self, node: NodeIndex) -> Result<ExitId, DropReason> {
+        self.of_node.get(node as usize).copied().unwrap_or(Err(DropReason::NoTunnelEndpoint))
+    }
+
     /// An exit of this generation.
     pub fn exit(&self, id: ExitId) -> Exit {
         self.exits[id.0 as usize]
@@ -195,6 +203,11 @@ impl Routes {
     pub fn tunnel(&self, index: u32) -> &Tunnel {
         &self.tunnels[index as usize]
     }
+}
+
+/// The overlay's network; the configuration's reader refuses numbers of more than 24 bits.
+pub fn vni(config: &NodeConfig) -> Vni {
+    Vni::try_from(config.overlay.vni & 0xff_ffff).unwrap_or_else(|_| unreachable!("24 bits are left"))
 }
 
 fn hops(runtime: &Runtime) -> Vec<(ipnet::IpNet, Hop)> {

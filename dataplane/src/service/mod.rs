@@ -31,7 +31,7 @@ pub enum Origin {
 }
 
 /// A backend as packets see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Backend {
     /// Its address.
     pub address: Ip,
@@ -87,6 +87,10 @@ pub struct Services {
     backends: Vec<Backend>,
     source_ranges: Vec<IpNet>,
     cluster_ips: HashSet<Ip>,
+    /// Cluster IPs with a usable endpoint (E2.6).
+    pingable: HashSet<Ip>,
+    /// Endpoints to which a UDP entry is good (E2.39).
+    serving: HashSet<(ServiceIndex, Backend)>,
     external_cluster_ip: bool,
     masquerade_all: bool,
     scheduler: Scheduler,
@@ -145,6 +149,8 @@ impl Services {
             backends: Vec::new(),
             source_ranges: Vec::new(),
             cluster_ips: state.cluster_ips.iter().map(|a| Ip::from(*a)).collect(),
+            pingable: HashSet::new(),
+            serving: HashSet::new(),
             external_cluster_ip: config.services.external_cluster_ip,
             masquerade_all: config.masquerade.all,
             scheduler: config.services.scheduler,
@@ -153,11 +159,19 @@ impl Services {
             for frontend in &service.frontends {
                 let key = FrontendKey { address: frontend.address.into(), proto: service.protocol.number(), port: frontend.port };
                 services.frontends.insert(key, (index as ServiceIndex, frontend.kind));
+                if frontend.kind == FrontendKind::ClusterIp && !service.cluster.is_empty() {
+                    services.pingable.insert(key.address);
+                }
             }
             let backend = |index: &u32| {
                 let backend = &service.backends[*index as usize];
                 Backend { address: backend.address.into(), port: backend.port }
             };
+            if service.protocol.number() == proto::UDP {
+                let serving = service.backends.iter().filter(|b| b.serving);
+                let serving = serving.map(|b| (index as ServiceIndex, Backend { address: b.address.into(), port: b.port }));
+                services.serving.extend(serving);
+            }
             let cluster = Span::push(&mut services.backends, service.cluster.iter().map(backend));
             let local = Span::push(&mut services.backends, service.local.iter().map(backend));
             let source_ranges = Span::push(&mut services.source_ranges, service.source_ranges.iter().copied());
@@ -235,6 +249,16 @@ impl Services {
     /// Tells whether an address is a ClusterIP.
     pub fn is_cluster_ip(&self, address: Ip) -> bool {
         self.cluster_ips.contains(&address)
+    }
+
+    /// Tells whether an address is a ClusterIP with a usable endpoint.
+    pub fn is_pingable(&self, address: Ip) -> bool {
+        self.pingable.contains(&address)
+    }
+
+    /// Tells whether an endpoint of a UDP service still serves.
+    pub fn is_serving(&self, service: ServiceIndex, address: Ip, port: u16) -> bool {
+        self.serving.contains(&(service, Backend { address, port }))
     }
 
     /// Finds the service that owns (address, protocol, port).

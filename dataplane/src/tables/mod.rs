@@ -4,6 +4,7 @@
 //! (`Arc`), so that a generation in which only services or only the underlay changed keeps the others.
 
 mod addresses;
+mod ports;
 mod ranges;
 
 use std::sync::Arc;
@@ -11,9 +12,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 pub use addresses::{Addresses, Owner, OwnerKind};
+pub use ports::{PortEntry, Ports, Side};
 pub use ranges::Ranges;
 
-use crate::model::{Direction, EndpointIndex, Ip, NodeState};
+use crate::model::{Direction, EndpointIndex, Ip, MacAddr, NodeState};
 use crate::policy::{Classes, Judgement, Policies};
 use crate::route::Routes;
 use crate::runtime::Runtime;
@@ -28,6 +30,8 @@ pub struct Tables {
     pub state: Arc<NodeState>,
     /// The node that this was compiled for.
     pub runtime: Arc<Runtime>,
+    /// The attached ports.
+    pub ports: Arc<Ports>,
     /// Who owns an address.
     pub addresses: Arc<Addresses>,
     /// Which flows policies allow.
@@ -71,12 +75,23 @@ impl Tables {
             Some(b) => b.routes.clone(),
             None => Arc::new(Routes::compile(&state, &runtime)),
         };
-        Self { generation, state, runtime, addresses, policies, services, routes }
+        let ports = Arc::new(Ports::compile(&state, &runtime));
+        Self { generation, state, runtime, ports, addresses, policies, services, routes }
     }
 
     /// What is known of an address.
     pub fn owner(&self, ip: Ip) -> &Owner {
         self.addresses.owner(ip)
+    }
+
+    /// This node's primary address of a family: masquerade source, source of ICMP errors.
+    pub fn own_address(&self, v4: bool) -> Option<Ip> {
+        self.state.nodes.get(self.state.this_node as usize)?.primary(v4).map(Ip::from)
+    }
+
+    /// The inner MAC of this node's VTEP.
+    pub fn vtep_mac(&self) -> MacAddr {
+        self.state.nodes.get(self.state.this_node as usize).map(|n| n.vtep_mac).unwrap_or_default()
     }
 
     /// How services see the source of a flow (E2.17 to E2.21).

@@ -1,0 +1,154 @@
+//! What a worker counts: plain numbers of its own, summed by whoever reads.
+//!
+//! Every frame is counted once by its verdict: `received = forward + host + reply + drop`.
+
+use crate::io::PortId;
+use crate::verdict::{DropReason, Verdict};
+
+/// Packets and bytes through one port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Frames that came in.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames that were sent out.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+}
+
+/// The counters of one worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames that came in.
+    pub received: u64,
+    /// Forwarded, encapsulated ones included.
+    pub forward: u64,
+    /// Of those, encapsulated.
+    pub encap: u64,
+    /// To the node's own stack.
+    pub host: u64,
+    /// Answered, refusals included.
+    pub reply: u64,
+    /// Discarded.
+    pub drop: u64,
+    /// Discarded, by reason code.
+    pub drops: [u64; 256],
+    /// Refused with an answer, by reason code.
+    pub rejects: [u64; 256],
+    /// Batches worked on.
+    pub batches: u64,
+    /// By port.
+    pub ports: Vec<PortCounters>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            received: 0,
+            forward: 0,
+            encap: 0,
+            host: 0,
+            reply: 0,
+            drop: 0,
+            drops: [0; 256],
+            rejects: [0; 256],
+            batches: 0,
+            ports: Vec::new(),
+        }
+    }
+}
+
+impl Counters {
+    /// Makes room for `count` ports. Allocates only when ports were added since.
+    pub fn fit_ports(&mut self, count: usize) {
+        if self.ports.len() < count {
+            self.ports.resize(count, PortCounters::default());
+        }
+    }
+
+    /// Counts a frame that came in.
+    #[inline]
+    pub fn rx(&mut self, port: PortId, bytes: usize) {
+        self.received += 1;
+        if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
+            port.rx_packets += 1;
+            port.rx_bytes += bytes as u64;
+        }
+    }
+
+    /// Counts how a frame ended. `bytes` is its length as it leaves.
+    #[inline]
+    pub fn verdict(&mut self, verdict: Verdict, in_port: PortId, bytes: usize) {
+        match verdict {
+            Verdict::Forward(port) => {
+                self.forward += 1;
+                self.tx(port, bytes);
+            }
+            Verdict::Encap(port) => {
+                self.forward += 1;
+                self.encap += 1;
+                self.tx(port, bytes);
+            }
+            Verdict::Host(port) => {
+                self.host += 1;
+                self.tx(port, bytes);
+            }
+            Verdict::Reply(reason) => {
+                self.reply += 1;
+                if let Some(reason) = reason {
+                    self.rejects[usize::from(reason.code())] += 1;
+                }
+                self.tx(in_port, bytes);
+            }
+            Verdict::Drop(reason) => {
+                self.drop += 1;
+                self.drops[usize::from(reason.code())] += 1;
+            }
+        }
+    }
+
+    /// Discards by one reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[usize::from(reason.code())]
+    }
+
+    /// Refusals by one reason.
+    pub fn rejected(&self, reason: DropReason) -> u64 {
+        self.rejects[usize::from(reason.code())]
+    }
+
+    /// Tells whether every frame that came in was counted by exactly one verdict.
+    pub fn balanced(&self) -> bool {
+        self.received == self.forward + self.host + self.reply + self.drop && self.drop == self.drops.iter().sum::<u64>()
+    }
+
+    /// Adds another worker's counters to these.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.forward += other.forward;
+        self.encap += other.encap;
+        self.host += other.host;
+        self.reply += other.reply;
+        self.drop += other.drop;
+        self.batches += other.batches;
+        self.drops.iter_mut().zip(other.drops).for_each(|(sum, count)| *sum += count);
+        self.rejects.iter_mut().zip(other.rejects).for_each(|(sum, count)| *sum += count);
+        self.fit_ports(other.ports.len());
+        for (sum, port) in self.ports.iter_mut().zip(&other.ports) {
+            sum.rx_packets += port.rx_packets;
+            sum.rx_bytes += port.rx_bytes;
+            sum.tx_packets += port.tx_packets;
+            sum.tx_bytes += port.tx_bytes;
+        }
+    }
+
+    #[inline]
+    fn tx(&mut self, port: PortId, bytes: usize) {
+        if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
+            port.tx_packets += 1;
+            port.tx_bytes += bytes as u64;
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The life of a packet. Read this file first.
+//!
+//! ```text
+//!  rx ─► parse ─► decap ─► guard ─► conntrack ─┬─ known ──────────────────────────────────────────┬─► rewrite ─► exit
+//!                   │                          └─ new ─► service ─► policy ─► masquerade ─► route ┘     │
+//!                   └─► neighbours, echo                                                  encap, pod, host, answer
+//! ```
+//!
+//! [`process`] takes a batch through in stages, so that the memory of one packet arrives while others are worked on. The first
+//! packet of a flow takes the whole way ([`first_packet`]); what was decided stays in the flow's entry and every later packet
+//! only follows it ([`established`]). Stages are plain functions of other modules that know nothing of each other; their order
+//! is here alone. Nothing is allocated, locked or logged, no clock is read and no random number drawn: time and randomness
+//! are in [`Cx`]. Every frame ends in exactly one verdict, which is counted.
+
+mod admit;
+mod exits;
+mod odd;
+mod refusal;
+
+use weir_xsk::Arena;
+
+use crate::conntrack::{self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, Fragments, Hit, InsertError, Leg, NO_OWNER, Ticks, Tuple};
+use crate::counters::Counters;
+use crate::events::{CtState, Event, Observer, Trail};
+use crate::io::{BATCH_MAX, Packet};
+use crate::model::{Direction, NodeIndex, OnChange, OnInvalid, proto};
+use crate::nat::{Rewrite, RewriteFlags, select_source};
+use crate::parse::Headers;
+use crate::policy::Judgement;
+use crate::route::ExitId;
+use crate::service::{Affinity, Selection};
+use crate::tables::{OwnerKind, Tables};
+use crate::verdict::{DropReason, Verdict};
+use exits::{emit, fits};
+use refusal::{Limiter, Refusal};
+
+/// Entries of the connection table that each batch looks at for expiry.
+const EXPIRE_BUDGET: u32 = 2 * BATCH_MAX as u32;
+/// Kept as the exit of a direction that could not be resolved when the flow began.
+const UNRESOLVED: u32 = u32::MAX;
+
+/// What the packets of a batch meet.
+pub struct Cx<'a> {
+    /// Tables of the generation in force; read once per batch.
+    pub tables: &'a Tables,
+    /// Connections of the node.
+    pub conns: &'a ConnTable,
+    /// Remembered clients of services.
+    pub affinity: &'a Affinity,
+    /// Where the frames are.
+    pub arena: &'a Arena,
+    /// What this worker keeps.
+    pub local: &'a mut Local,
+    /// Nanoseconds of a monotonic clock.
+    pub now: u64,
+}
+
+/// What a worker keeps between batches.
+pub struct Local {
+    /// Its handle on the connection table.
+    pub conns: conntrack::Worker,
+    /// Ports of fragmented packets.
+    pub fragments: Fragments,
+    /// What it counts.
+    pub counters: Counters,
+    /// Its randomness.
+    pub random: fastrand::Rng,
+    /// How many ICMP errors it may still send.
+    limiter: Limiter,
+    /// Room for the batch between the stages.
+    arrivals: Vec<Arrival>,
+}
+
+impl Local {
+    /// A worker that has seen nothing yet. `fragments` = datagrams whose fragments are followed at a time.
+    pub fn new(conns: conntrack::Worker, fragments: u32, seed: u64) -> Self {
+        Self {
+            conns,
+            fragments: Fragments::new(fragments),
+            counters: Counters::default(),
+            random: fastrand::Rng::with_seed(seed),
+            limiter: Limiter::default(),
+            arrivals: Vec::with_capacity(BATCH_MAX),
+        }
+    }
+}
+
+/// Who sent a frame, as the port where it came in proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    /// The pod of the port; one of its addresses is the source.
+    Pod,
+    /// The node's own stack.
+    Host,
+    /// The underlay, not encapsulated.
+    Uplink,
+    /// A remote node, through the overlay; the source is its own or one of its pods'.
+    Tunnel(NodeIndex),
+}
+
+/// An IP packet that was let in.
+#[derive(Clone, Copy, Debug)]
+struct Inbound {
+    headers: Headers,
+    /// Of its tuple, under the connection table's key.
+    hash: u64,
+    sender: Sender,
+}
+
+/// A frame after the first stage.
+enum Arrival {
+    /// An IP packet.
+    Ip(Inbound),
+    /// It ended already.
+    Ended(Verdict),
+}
+
+/// Takes a batch from arrival to verdict: edits the frames in place and sets [`Packet::verdict`] of each.
+///
+/// An empty batch is good for the upkeep of the tables and should come now and then when nothing else does.
+pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mut O) {
+    cx.local.counters.fit_ports(cx.tables.ports.count());
+    let mut arrivals = std::mem::take(&mut cx.local.arrivals);
+    arrivals.clear();
+    for packet in batch.iter_mut() {
+        cx.local.counters.rx(packet.in_port, packet.frame.len());
+        let arrival = admit::admit(cx, packet);
+        if let Arrival::Ip(inbound) = &arrival {
+            cx.conns.prefetch_buckets(inbound.hash);
+        }
+        arrivals.push(arrival);
+    }
+    for arrival in &arrivals {
+        if let Arrival::Ip(inbound) = arrival {
+            cx.conns.prefetch_entry(inbound.hash);
+        }
+    }
+    for (index, (packet, arrival)) in batch.iter_mut().zip(&arrivals).enumerate() {
+        let mut trail = Trail::default();
+        packet.verdict = match arrival {
+            Arrival::Ended(verdict) => *verdict,
+            Arrival::Ip(inbound) => {
+                let outcome = forward(cx, packet, inbound, &mut trail);
+                outcome.unwrap_or_else(|refusal| refusal::answer(cx, packet, inbound, refusal))
+            }
+        };
+        cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.len());
+        if O::LISTENS {
+            let (headers, sender) = match arrival {
+                Arrival::Ip(inbound) => (Some(&inbound.headers), Some(inbound.sender)),
+                Arrival::Ended(_) => (None, None),
+            };
+            let decap = match sender {
+                Some(Sender::Tunnel(node)) => Some(node),
+                _ => None,
+            };
+            observer.packet(&Event { index, in_port: packet.in_port, decap, headers, verdict: packet.verdict, trail: &trail });
+        }
+    }
+    cx.local.counters.batches += 1;
+    cx.local.arrivals = arrivals;
+    let now = Ticks::from_nanos(cx.now);
+    cx.conns.expire(&mut cx.local.conns, now, EXPIRE_BUDGET);
+    cx.conns.quiescent(&mut cx.local.conns);
+}
+
+/// Sends an IP packet where its flow goes.
+fn forward(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    if odd::is_odd(&inbound.headers) {
+        return odd::forward(cx, packet, inbound, trail);
+    }
+    match cx.conns.lookup(inbound.hash, &inbound.headers.tuple) {
+        Some(hit) => established(cx, packet, inbound, hit, trail),
+        None => first_packet(cx, packet, inbound, trail),
+    }
+}
+
+/// A packet of a known flow: does what was decided for its direction.
+fn established(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, hit: Hit, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    let headers = &inbound.headers;
+    let view = cx.conns.flow(hit);
+    let kind = opening_kind(cx.arena.bytes(&packet.frame), headers);
+    if view.state.is_reopened_by(headers.tuple.proto, kind) {
+        cx.conns.remove(&mut cx.local.conns, hit.entry);
+        return first_packet(cx, packet, inbound, trail);
+    }
+    note_established(cx, hit, &view, trail);
+    let exit = current_exit(cx, hit, &view)?;
+    let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
+    cx.conns.advance(hit, &view, kind);
+    cx.conns.touch(hit, headers.l3_total, Ticks::from_nanos(cx.now));
+    Ok(verdict)
+}
+
+/// The first packet of a flow: decides everything about it, once.
+fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    let tuple = inbound.headers.tuple;
+    let kind = opening_kind(cx.arena.bytes(&packet.frame), &inbound.headers);
+    let state = FlowState::opening(tuple.proto, kind);
+    trail.state = if state.is_some() { CtState::New } else { CtState::Invalid };
+    let tables = cx.tables;
+
+    if state.is_none() && cx.tables.runtime.config.conntrack.invalid == OnInvalid::Drop && !is_for_the_node(cx, inbound) {
+        return Err(Refusal::Silent(DropReason::InvalidConntrack)); // E2.44
+    }
+    if odd::is_ping_to_service(tables, &inbound.headers) {
+        return odd::answer_ping(cx, packet, inbound);
+    }
+
+    // Service: which backend (E2.8 to E2.35).
+    let (seen, masquerade) = choose_backend(cx, &tuple, trail)?;
+    let via_service = trail.service.is_some();
+    if via_service && state.is_none() {
+        return Err(Refusal::Silent(DropReason::InvalidConntrack));
+    }
+    let (source, destination) = (*tables.owner(seen.src), *tables.owner(seen.dst));
+    if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
+        // Nothing of ours: the node's own stack decides.
+        let exit = tables.routes.resolve(&destination, seen.dst)?;
+        trail.after = Some(tuple);
+        return emit(cx, packet, &inbound.headers, exit, inbound.hash, trail);
+    }
+    if !via_service && is_transit(inbound.sender, &destination.kind) {
+        return Err(Refusal::Silent(DropReason::OtherHost));
+    }
+
+    // Policy: after the service choice, before source translation (E1.25). Both sides must allow (E1.6).
+    if matches!(source.kind, OwnerKind::LocalPod { .. }) {
+        let judged = tables.judge(seen.src, Direction::Egress, seen.dst, seen.proto, seen.dport, via_service);
+        trail.egress = Some(judged);
+        obey(cx, judged, &tuple)?;
+    }
+    if matches!(destination.kind, OwnerKind::LocalPod { .. }) {
+        let judged = tables.judge(seen.dst, Direction::Ingress, seen.src, seen.proto, seen.dport, via_service);
+        trail.ingress = Some(judged);
+        obey(cx, judged, &tuple)?;
+    }
+
+    // Route: both ways, so that the reply's first packet is a known one already.
+    let exit = tables.routes.resolve(&destination, seen.dst)?;
+    let back = tables.routes.resolve(&source, seen.src).map_or(UNRESOLVED, |exit| exit.0);
+    fits(cx, inbound, exit, trail)?;
+    let Some(state) = state else {
+        // E2.44, `conntrack.invalid: forward`: as it is, and nothing is remembered.
+        let rewrite = Rewrite::default();
+        return edit_and_emit(cx, packet, inbound, &rewrite, seen, exit, trail);
+    };
+
+    // Masquerade: pods towards the outside, and services where E2.27 says so.
+    let leaves =
+        inbound.sender == Sender::Pod && !destination.in_cluster && !destination.keeps_source && destination.kind != OwnerKind::OwnNode;
+    let is_node_itself = source.kind == OwnerKind::OwnNode && destination.in_cluster;
+    let to = if leaves || masquerade && !is_node_itself { translate_source(cx, &seen)? } else { seen };
+
+    // Conntrack: from here on every packet of the flow follows.
+    let owner = if inbound.sender == Sender::Pod { u32::from(packet.in_port.0) } else { NO_OWNER };
+    let flow = NewFlow { original: tuple, to, exit, back, owner, state };
+    let hit = insert(cx, &flow)?;
+    let view = cx.conns.flow(hit);
+    let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
+    cx.conns.touch(hit, inbound.headers.l3_total, Ticks::from_nanos(cx.now));
+    Ok(verdict)
+}
+
+/// Asks the services about a new flow. Gives the tuple with the backend as its destination, and whether its source is to become
+/// the node.
+fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, trail: &mut Trail) -> Result<(Tuple, bool), Refusal> {
+    let tables = cx.tables;
+    let in_services = tables.owner(tuple.dst).in_services;
+    let origin = tables.origin(tuple.src);
+    let now_secs = (cx.now / 1_000_000_000) as u32;
+    match tables.services.select(tuple, origin, in_services, cx.affinity, now_secs, &mut cx.local.random) {
+        Selection::NotService => Ok((*tuple, false)),
+        Selection::Refuse(reason, service) => {
+            trail.service = service;
+            Err(Refusal::unreachable(reason, tuple))
+        }
+        Selection::Drop(reason, service) => {
+            trail.service = service;
+            Err(Refusal::Silent(reason))
+        }
+        Selection::Backend { backend, masquerade, service } => {
+            trail.service = Some(service);
+            trail.backend = Some(backend);
+            Ok((Tuple { dst: backend.address, dport: backend.port, ..*tuple }, masquerade))
+        }
+    }
+}
+
+/// Turns a denial into what the operator wants of it (E1.41).
+fn obey(cx: &Cx<'_>, judged: Judgement, tuple: &Tuple) -> Result<(), Refusal> {
+    match judged.reason {
+        None => Ok(()),
+        Some(reason) if cx.tables.runtime.config.policy.deny_action == crate::model::DenyAction::Reject => {
+            Err(Refusal::prohibited(reason, tuple))
+        }
+        Some(reason) => Err(Refusal::Silent(reason)),
+    }
+}
+
+/// Finds the tuple with which a masqueraded flow leaves.
+fn translate_source(cx: &mut Cx<'_>, seen: &Tuple) -> Result<Tuple, Refusal> {
+    let no_mapping = Refusal::Silent(DropReason::NoMappingForMasquerade);
+    let address = cx.tables.own_address(seen.is_v4()).ok_or(no_mapping)?;
+    free_source(cx, seen, address).ok_or(no_mapping)
+}
+
+fn free_source(cx: &mut Cx<'_>, seen: &Tuple, address: crate::model::Ip) -> Option<Tuple> {
+    let (first, last) = cx.tables.runtime.config.masquerade.ports;
+    let conns = cx.conns;
+    let taken = |reply: &Tuple| conns.lookup(conns.hash(reply), reply).is_some();
+    select_source(seen, address, &(first..=last), &mut cx.local.random, taken)
+}
+
+/// What was decided about a new flow.
+struct NewFlow {
+    original: Tuple,
+    to: Tuple,
+    exit: ExitId,
+    /// Exit of the way back, or [`UNRESOLVED`].
+    back: u32,
+    owner: u32,
+    state: FlowState,
+}
+
+impl NewFlow {
+    fn init(&self, generation: u32) -> FlowInit {
+        let there = Rewrite::compile(&self.original, &self.to);
+        let back = Rewrite::compile(&self.to.inverse(), &self.original.inverse());
+        FlowInit {
+            original: Leg { exit: self.exit.0, l3_delta: there.l3_delta, l4_delta: there.l4_delta },
+            reply: Leg { exit: self.back, l3_delta: back.l3_delta, l4_delta: back.l4_delta },
+            generation,
+            owner: self.owner,
+            cause: 0,
+            state: self.state,
+        }
+    }
+}
+
+/// Enters a flow into the connection table. Where another flow already has the reply's tuple, the source port changes, as two
+/// connections of a client by way of two services to one backend need it.
+fn insert(cx: &mut Cx<'_>, flow: &NewFlow) -> Result<Hit, Refusal> {
+    let full = Refusal::Silent(DropReason::CtMapInsertionFailed);
+    let now = Ticks::from_nanos(cx.now);
+    let generation = cx.tables.generation;
+    match cx.conns.insert(&mut cx.local.conns, &flow.original, &flow.to.inverse(), &flow.init(generation), now) {
+        Ok(hit) => Ok(hit),
+        // Another worker was faster with the same flow.
+        Err(InsertError::Exists(hit)) if cx.conns.flow(hit).tuple == flow.original => Ok(hit),
+        Err(InsertError::Exists(_)) => {
+            let to = free_source(cx, &flow.to, flow.to.src).ok_or(Refusal::Silent(DropReason::NoMappingForMasquerade))?;
+            let flow = NewFlow { to, ..*flow };
+            cx.conns.insert(&mut cx.local.conns, &flow.original, &to.inverse(), &flow.init(generation), now).map_err(|_| full)
+        }
+        Err(InsertError::Full | InsertError::ShareExceeded | InsertError::Busy) => Err(full),
+    }
+}
+
+/// The exit of a flow's direction, found anew where it was decided under other tables.
+fn current_exit(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Refusal> {
+    if view.generation == cx.tables.generation && view.leg.exit != UNRESOLVED {
+        return Ok(ExitId(view.leg.exit));
+    }
+    revalidate(cx, hit, view)
+}
+
+/// Looks at a flow with new tables: is there still a way, and is it still allowed (E1.37)?
+#[cold]
+fn revalidate(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Refusal> {
+    let tables = cx.tables;
+    let on_change = tables.runtime.config.policy.on_change;
+    if on_change != OnChange::Keep {
+        let original = cx.conns.flow(Hit { dir: FlowDir::Original, ..hit });
+        let seen = Tuple { src: original.tuple.src, sport: original.tuple.sport, ..original.to };
+        let sides = [(Direction::Egress, seen.src, seen.dst), (Direction::Ingress, seen.dst, seen.src)];
+        for (direction, pod, peer) in sides {
+            let judged = tables.judge(pod, direction, peer, seen.proto, seen.dport, original.nat_dst);
+            match judged.reason {
+                None => {}
+                // The entry stays until it expires, so that the other end is told too.
+                Some(reason) if on_change == OnChange::Drain && seen.proto == proto::TCP => {
+                    return Err(Refusal::prohibited(reason, &view.tuple));
+                }
+                Some(reason) => {
+                    cx.conns.remove(&mut cx.local.conns, hit.entry);
+                    return Err(Refusal::Silent(reason));
+                }
+            }
+        }
+    }
+    let exit = tables.routes.resolve(tables.owner(view.to.dst), view.to.dst)?;
+    cx.conns.set_exit(hit, exit.0, tables.generation);
+    Ok(exit)
+}
+
+/// Translates a packet as its flow's direction says and sends it out.
+fn follow(
+    cx: &mut Cx<'_>,
+    packet: &mut Packet,
+    inbound: &Inbound,
+    view: &FlowView,
+    exit: ExitId,
+    trail: &mut Trail,
+) -> Result<Verdict, Refusal> {
+    fits(cx, inbound, exit, trail)?;
+    edit_and_emit(cx, packet, inbound, &rewrite_of(view), view.to, exit, trail)
+}
+
+fn edit_and_emit(
+    cx: &mut Cx<'_>,
+    packet: &mut Packet,
+    inbound: &Inbound,
+    rewrite: &Rewrite,
+    to: Tuple,
+    exit: ExitId,
+    trail: &mut Trail,
+) -> Result<Verdict, Refusal> {
+    trail.after = Some(to);
+    rewrite.apply(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers)?;
+    exits::hop(cx, packet, inbound, exit);
+    emit(cx, packet, &inbound.headers, exit, inbound.hash, trail)
+}
+
+fn rewrite_of(view: &FlowView) -> Rewrite {
+    let Tuple { src, dst, sport, dport, .. } = view.to;
+    let flags = RewriteFlags::from_bits(u8::from(view.nat_src) | u8::from(view.nat_dst) << 1);
+    Rewrite { src, dst, sport, dport, l3_delta: view.leg.l3_delta, l4_delta: view.leg.l4_delta, flags }
+}
+
+/// What the state machines want to know of a packet: TCP flags, the type of the first SCTP chunk, else 0.
+fn opening_kind(bytes: &[u8], headers: &Headers) -> u8 {
+    /// The common header of SCTP, which the first chunk follows (RFC 9260 §3).
+    const SCTP_HEADER: usize = 12;
+    match headers.tuple.proto {
+        proto::SCTP => bytes.get(usize::from(headers.l4) + SCTP_HEADER).copied().unwrap_or(u8::MAX),
+        _ => headers.tcp_flags,
+    }
+}
+
+/// What the node's own stack judges: natively received, for one of its addresses.
+fn is_for_the_node(cx: &Cx<'_>, inbound: &Inbound) -> bool {
+    inbound.sender == Sender::Uplink && cx.tables.owner(inbound.headers.tuple.dst).kind == OwnerKind::OwnNode
+}
+
+/// This node is no router between others: what the network sends must be for it, its pods or its services.
+fn is_transit(from: Sender, destination: &OwnerKind) -> bool {
+    let network = matches!(from, Sender::Uplink | Sender::Tunnel(_));
+    network && !matches!(destination, OwnerKind::LocalPod { .. } | OwnerKind::OwnNode)
+}
+
+fn note_established(cx: &Cx<'_>, hit: Hit, view: &FlowView, trail: &mut Trail) {
+    trail.state = CtState::Established(hit.dir);
+    let (asked, backend) = match hit.dir {
+        FlowDir::Original => (view.tuple, (view.to.dst, view.to.dport)),
+        FlowDir::Reply => (view.to.inverse(), (view.tuple.src, view.tuple.sport)),
+    };
+    let translated = match hit.dir {
+        FlowDir::Original => view.nat_dst,
+        FlowDir::Reply => view.nat_src,
+    };
+    if translated {
+        trail.backend = Some(crate::service::Backend { address: backend.0, port: backend.1 });
+        trail.service = cx.tables.services.service_at(asked.dst, asked.proto, asked.dport);
+    }
+}
+
+/// Tells whether a UDP flow must be forgotten because its service changed (E2.39): it was sent to a service whose endpoint serves
+/// no longer, or untranslated to what is a service now. TCP and SCTP are kept (E2.40).
+pub fn is_stale_service_flow(tables: &Tables, original: &FlowView) -> bool {
+    let asked = &original.tuple;
+    if asked.proto != proto::UDP {
+        return false;
+    }
+    match (tables.services.service_at(asked.dst, asked.proto, asked.dport), original.nat_dst) {
+        (Some(service), true) => !tables.services.is_serving(service, original.to.dst, original.to.dport),
+        (Some(_), false) => true,
+        // The Service itself is gone. A translated destination that was no service does not exist.
+        (None, translated) => translated,
+    }
+}

@@ -1,0 +1,188 @@
+//! The first stage: what is this frame, and may its sender send it?
+//!
+//! Parses, takes overlay packets out of their wrapping, answers neighbours, guards sources. What passes is an IP packet whose
+//! source is proven as far as its port can prove it.
+
+use super::{Arrival, Cx, Inbound, Sender};
+use crate::answer;
+use crate::io::Packet;
+use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, proto};
+use crate::overlay::vxlan;
+use crate::parse::{HeaderFlags, Headers, Parsed, finish_checksum, parse};
+use crate::route::vni;
+use crate::tables::{OwnerKind, PortEntry, Side};
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::arp::{self, ArpPacket};
+
+/// Looks at a frame as it came in.
+pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet) -> Arrival {
+    match inbound(cx, packet) {
+        Ok(inbound) => Arrival::Ip(inbound),
+        Err(verdict) => Arrival::Ended(verdict),
+    }
+}
+
+impl From<DropReason> for Verdict {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+fn inbound(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<Inbound, Verdict> {
+    let port = cx.tables.ports.get(packet.in_port).ok_or(DropReason::PortUnavailable)?;
+    let headers = match parse(cx.arena.bytes(&packet.frame))? {
+        Parsed::Ip(headers) => headers,
+        Parsed::Arp(request) => return Err(answer_arp(cx, packet, port, &request)),
+    };
+    let (headers, sender) = match &port.side {
+        Side::Pod(addresses) => {
+            let addresses = addresses.as_deref().ok_or(DropReason::EndpointNotReady)?;
+            check_link(cx, packet, port, &headers, MacAddr::GATEWAY)?;
+            guard_pod(cx, port, addresses, &headers)?;
+            (headers, Sender::Pod)
+        }
+        Side::Host => {
+            check_link(cx, packet, port, &headers, MacAddr::GATEWAY)?;
+            if matches!(cx.tables.owner(headers.tuple.src).kind, OwnerKind::LocalPod { .. }) {
+                Err(DropReason::InvalidSourceIp)?;
+            }
+            (headers, Sender::Host)
+        }
+        Side::Uplink if is_overlay(cx, &headers) => {
+            let (inner, node) = unwrap(cx, packet, port, &headers)?;
+            (inner, Sender::Tunnel(node))
+        }
+        Side::Uplink => {
+            check_link(cx, packet, port, &headers, port.mac.unwrap_or_default())?;
+            // Martians: what only this node may send.
+            let own = matches!(cx.tables.owner(headers.tuple.src).kind, OwnerKind::LocalPod { .. } | OwnerKind::OwnNode);
+            if own {
+                Err(DropReason::InvalidSourceIp)?;
+            }
+            (headers, Sender::Uplink)
+        }
+    };
+    trim(cx, packet, &headers);
+    if port.unfinished_checksums {
+        finish_checksum(cx.arena.bytes_mut(&mut packet.frame), &headers);
+    }
+    Ok(Inbound { headers, hash: cx.conns.hash(&headers.tuple), sender })
+}
+
+/// Refuses what is tagged, for many, or for somebody else on the link, and answers neighbour discovery. `ours` is the MAC that a
+/// frame for us carries.
+fn check_link(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, headers: &Headers, ours: MacAddr) -> Result<(), Verdict> {
+    const PLAIN_OTHERWISE: HeaderFlags = HeaderFlags::VLAN.with(HeaderFlags::NDP).with(HeaderFlags::MULTICAST_DST);
+    if headers.has(PLAIN_OTHERWISE.with(HeaderFlags::UNSPECIFIED_SRC)) {
+        return Err(odd_link(cx, packet, port, headers));
+    }
+    if port.mac.is_some() && headers.dst_mac != ours {
+        Err(if headers.dst_mac.is_multicast() { DropReason::Multicast } else { DropReason::OtherHost })?;
+    }
+    Ok(())
+}
+
+#[cold]
+fn odd_link(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, headers: &Headers) -> Verdict {
+    if headers.has(HeaderFlags::VLAN) {
+        return Verdict::Drop(DropReason::VlanFiltered);
+    }
+    if headers.has(HeaderFlags::NDP) {
+        let target = answer::solicited_target(cx.arena.bytes(&packet.frame), headers);
+        return match target.filter(|target| speaks_for(cx, port, *target)) {
+            Some(target) if answer::advertise(cx.arena, &mut packet.frame, headers, target, MacAddr::GATEWAY) => Verdict::Reply(None),
+            _ => Verdict::Drop(DropReason::NeighbourIgnored),
+        };
+    }
+    Verdict::Drop(DropReason::Multicast)
+}
+
+/// Answers a pod's or the node's ARP request. On the uplink the node's own stack does.
+#[cold]
+fn answer_arp(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, request: &ArpPacket) -> Verdict {
+    // A probe (sender 0.0.0.0) and an announcement (sender = target) look for others with the address: there are none here.
+    let asks = request.is_request && request.sender_ip.low32() != 0 && request.sender_ip != request.target_ip;
+    if asks && speaks_for(cx, port, request.target_ip) {
+        if arp::answer(cx.arena.bytes_mut(&mut packet.frame), request, MacAddr::GATEWAY) {
+            return Verdict::Reply(None);
+        }
+    }
+    Verdict::Drop(DropReason::NeighbourIgnored)
+}
+
+/// Towards pods and the node everything is behind the gateway's MAC, but for what is at the other end itself.
+fn speaks_for(cx: &Cx<'_>, port: &PortEntry, target: Ip) -> bool {
+    match &port.side {
+        Side::Pod(addresses) => addresses.as_deref().is_some_and(|own| !own.contains(&target)),
+        Side::Host => cx.tables.owner(target).kind != OwnerKind::OwnNode,
+        Side::Uplink => false,
+    }
+}
+
+/// A pod sends with its own MAC and addresses, and no overlay packets of its own making.
+fn guard_pod(cx: &Cx<'_>, port: &PortEntry, addresses: &[Ip], headers: &Headers) -> Result<(), DropReason> {
+    let tuple = &headers.tuple;
+    if !addresses.contains(&tuple.src) || port.mac.is_some_and(|mac| mac != headers.src_mac) {
+        return Err(DropReason::InvalidSourceIp);
+    }
+    let overlay = tuple.proto == proto::UDP && tuple.dport == cx.tables.runtime.config.overlay.port;
+    if overlay && matches!(cx.tables.owner(tuple.dst).kind, OwnerKind::OwnNode | OwnerKind::OtherNode(_)) {
+        return Err(DropReason::EncapsulationProhibited);
+    }
+    Ok(())
+}
+
+/// Addressed to this node's end of the overlay.
+fn is_overlay(cx: &Cx<'_>, headers: &Headers) -> bool {
+    let tuple = &headers.tuple;
+    tuple.proto == proto::UDP
+        && tuple.dport == cx.tables.runtime.config.overlay.port
+        && cx.tables.owner(tuple.dst).kind == OwnerKind::OwnNode
+}
+
+/// Takes the inner packet out: only from known nodes, only of our network, only what the sending node owns.
+fn unwrap(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, outer: &Headers) -> Result<(Headers, NodeIndex), Verdict> {
+    let OwnerKind::OtherNode(node) = cx.tables.owner(outer.tuple.src).kind else { return Err(DropReason::UnknownVtep.into()) };
+    let found = vxlan::decap(cx.arena.bytes(&packet.frame), outer)?;
+    if found.vni != vni(&cx.tables.runtime.config) {
+        Err(DropReason::InvalidVni)?;
+    }
+    trim(cx, packet, outer);
+    packet.frame.pull_front(found.inner);
+    let Parsed::Ip(mut inner) = parse(cx.arena.bytes(&packet.frame))? else { return Err(DropReason::NeighbourIgnored.into()) };
+    if inner.has(HeaderFlags::NDP) {
+        Err(DropReason::NeighbourIgnored)?;
+    }
+    if inner.has(HeaderFlags::VLAN) {
+        Err(DropReason::VlanFiltered)?;
+    }
+    if inner.has(HeaderFlags::MULTICAST_DST.with(HeaderFlags::UNSPECIFIED_SRC)) {
+        Err(DropReason::Multicast)?;
+    }
+    if port.mac.is_some() && inner.dst_mac != cx.tables.vtep_mac() {
+        Err(DropReason::OtherHost)?;
+    }
+    let sender = cx.tables.owner(inner.tuple.src).kind;
+    let is_theirs = match sender {
+        OwnerKind::RemotePod { node: of, .. } | OwnerKind::OtherNode(of) | OwnerKind::Nobody(Some(of)) => of == node,
+        OwnerKind::LocalPod { .. } | OwnerKind::OwnNode | OwnerKind::Nobody(None) => false,
+    };
+    if !is_theirs {
+        Err(DropReason::InvalidSourceIp)?;
+    }
+    vxlan::decap_ecn(cx.arena.bytes_mut(&mut packet.frame), &mut inner, outer.tos)?;
+    Ok((inner, node))
+}
+
+/// Cuts what the link added behind the IP packet (IEEE 802.3 §4.2.3.3 pads to 60 bytes): it is no part of it.
+fn trim(cx: &Cx<'_>, packet: &mut Packet, headers: &Headers) {
+    let len = headers.frame_len();
+    if packet.frame.len() > len {
+        let _fits = cx.arena.set_len(&mut packet.frame, len);
+    }
+}
+
+/// Tells whether an address is the gateway's.
+pub(super) fn is_gateway(address: Ip) -> bool {
+    address == GATEWAY_V4.into() || address == GATEWAY_V6.into()
+}

@@ -1,0 +1,107 @@
+//! What is not a whole packet of a flow: ICMP errors, later fragments, pings to the gateway and to services.
+
+use super::exits::{emit, fits, hop};
+use super::{Cx, Inbound, Refusal, Sender, admit, current_exit, established};
+use crate::answer;
+use crate::conntrack::Ticks;
+use crate::events::{CtState, Trail};
+use crate::io::Packet;
+use crate::nat;
+use crate::parse::{HeaderFlags, Headers};
+use crate::tables::{OwnerKind, Tables};
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::{icmp, icmpv6};
+
+/// Tells whether a packet cannot be looked up by its own tuple, or has its ports to be remembered.
+pub(super) fn is_odd(headers: &Headers) -> bool {
+    headers.has(HeaderFlags::ICMP_ERROR.with(HeaderFlags::FRAGMENT)) || admit::is_gateway(headers.tuple.dst)
+}
+
+/// Sends such a packet on.
+#[cold]
+pub(super) fn forward(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    let headers = &inbound.headers;
+    if admit::is_gateway(headers.tuple.dst) {
+        return to_gateway(cx, packet, inbound);
+    }
+    if headers.has(HeaderFlags::FRAGMENT_LATER) {
+        return later_fragment(cx, packet, inbound, trail);
+    }
+    if headers.has(HeaderFlags::ICMP_ERROR) {
+        return icmp_error(cx, packet, inbound, trail);
+    }
+    // A first fragment is a packet like any other, whose ports the later ones will need.
+    cx.local.fragments.remember(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now));
+    match cx.conns.lookup(inbound.hash, &headers.tuple) {
+        Some(hit) => established(cx, packet, inbound, hit, trail),
+        None => super::first_packet(cx, packet, inbound, trail),
+    }
+}
+
+/// The gateway is nobody, but answers to ping.
+fn to_gateway(cx: &Cx<'_>, packet: &mut Packet, inbound: &Inbound) -> Result<Verdict, Refusal> {
+    if matches!(inbound.sender, Sender::Pod | Sender::Host) && answer::echo_reply(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers) {
+        return Ok(Verdict::Reply(None));
+    }
+    Err(Refusal::Silent(DropReason::StaleOrUnroutableIp))
+}
+
+/// A later fragment goes where the first one went; it opens no flow.
+fn later_fragment(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    let unknown = Refusal::Silent(DropReason::FirstFragmentNotFound);
+    let headers = &inbound.headers;
+    let tuple = cx.local.fragments.find(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now)).ok_or(unknown)?;
+    let hash = cx.conns.hash(&tuple);
+    let hit = cx.conns.lookup(hash, &tuple).ok_or(unknown)?;
+    let view = cx.conns.flow(hit);
+    trail.state = CtState::Established(hit.dir);
+    let exit = current_exit(cx, hit, &view)?;
+    let whole = Inbound { hash, ..*inbound };
+    let verdict = super::follow(cx, packet, &whole, &view, exit, trail)?;
+    cx.conns.touch(hit, headers.l3_total, Ticks::from_nanos(cx.now));
+    Ok(verdict)
+}
+
+/// An error about a flow takes the flow's way, against the direction of the packet that it quotes (E1.36, E2.47).
+fn icmp_error(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    let quoted = nat::quoted_tuple(cx.arena.bytes(&packet.frame), &inbound.headers).map(|quoted| quoted.inverse());
+    let hit = quoted.and_then(|tuple| cx.conns.lookup(cx.conns.hash(&tuple), &tuple));
+    let Some(hit) = hit else { return unrelated(cx, packet, inbound, trail) };
+    let view = cx.conns.flow(hit);
+    trail.state = CtState::Related(hit.dir);
+    let exit = current_exit(cx, hit, &view)?;
+    fits(cx, inbound, exit, trail)?;
+    nat::translate_error(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers, &view.tuple, &view.to)?;
+    trail.after = Some(view.to);
+    hop(cx, packet, inbound, exit);
+    emit(cx, packet, &inbound.headers, exit, inbound.hash, trail)
+}
+
+/// An error about nothing that we know: the node's own matter, or nobody's.
+fn unrelated(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    trail.state = CtState::Invalid;
+    let destination = inbound.headers.tuple.dst;
+    let owner = cx.tables.owner(destination);
+    if inbound.sender == Sender::Uplink && owner.kind == OwnerKind::OwnNode {
+        let exit = cx.tables.routes.resolve(owner, destination)?;
+        return emit(cx, packet, &inbound.headers, exit, inbound.hash, trail);
+    }
+    Err(Refusal::Silent(DropReason::InvalidConntrack))
+}
+
+/// An echo request to a ClusterIP that is to be answered (E2.6).
+pub(super) fn is_ping_to_service(tables: &Tables, headers: &Headers) -> bool {
+    let request = if headers.is_v6() { icmpv6::ECHO_REQUEST } else { icmp::ECHO_REQUEST };
+    headers.has(HeaderFlags::ICMP_ECHO)
+        && headers.icmp_type == request
+        && tables.runtime.config.services.answer_ping
+        && tables.services.is_pingable(headers.tuple.dst)
+}
+
+/// Answers it in the service's name.
+pub(super) fn answer_ping(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound) -> Result<Verdict, Refusal> {
+    match answer::echo_reply(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers) {
+        true => super::refusal::return_to_sender(cx, packet, inbound, None),
+        false => Err(Refusal::Silent(DropReason::ServiceNotProxied)),
+    }
+}
