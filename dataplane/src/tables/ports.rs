@@ -30,7 +30,7 @@ pub enum Side {
 
 /// All ports, by [`PortId`].
 #[derive(Debug, Default)]
-pub struct Ports(Vec<PortEntry>);
+pub struct Ports(Vec<Option<PortEntry>>);
 
 impl Ports {
     /// Joins the attached ports with the pods of the snapshot.
@@ -45,15 +45,16 @@ impl Ports {
                 }
                 PortKind::Uplink => Side::Uplink,
                 PortKind::Host => Side::Host,
+                PortKind::Vacant => return None,
             };
-            PortEntry { side, mac: port.mac, unfinished_checksums: port.unfinished_checksums }
+            Some(PortEntry { side, mac: port.mac, unfinished_checksums: port.unfinished_checksums })
         };
         Self(runtime.ports.iter().map(entry).collect())
     }
 
     /// A port, if it is attached.
     pub fn get(&self, id: PortId) -> Option<&PortEntry> {
-        self.0.get(usize::from(id.0))
+        self.0.get(usize::from(id.0))?.as_ref()
     }
 
     /// How many there are.
