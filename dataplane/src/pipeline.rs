@@ -72,13 +72,15 @@ pub struct Local {
 }
 
 impl Local {
-    /// A worker that has seen nothing yet. `fragments` = datagrams whose fragments are followed at a time.
+    /// A worker that has seen nothing yet. `fragments` = datagrams whose fragments are followed at a time; `seed` starts its
+    /// randomness.
     pub fn new(conns: conntrack::Worker, fragments: u32, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
         Self {
             conns,
-            fragments: Fragments::new(fragments),
+            fragments: Fragments::new(fragments, random.u128(..)),
             counters: Counters::default(),
-            random: fastrand::Rng::with_seed(seed),
+            random,
             limiter: Limiter::default(),
             arrivals: Vec::with_capacity(BATCH_MAX),
         }

@@ -31,7 +31,7 @@ pub(super) fn forward(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, t
         return icmp_error(cx, packet, inbound, trail);
     }
     // A first fragment is a packet like any other, whose ports the later ones will need.
-    cx.local.fragments.remember(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now));
+    cx.local.fragments.learn(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now));
     match cx.conns.lookup(inbound.hash, &headers.tuple) {
         Some(hit) => established(cx, packet, inbound, hit, trail),
         None => super::first_packet(cx, packet, inbound, trail),
@@ -50,7 +50,7 @@ fn to_gateway(cx: &Cx<'_>, packet: &mut Packet, inbound: &Inbound) -> Result<Ver
 fn later_fragment(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
     let unknown = Refusal::Silent(DropReason::FirstFragmentNotFound);
     let headers = &inbound.headers;
-    let tuple = cx.local.fragments.find(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now)).ok_or(unknown)?;
+    let tuple = cx.local.fragments.complete(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now)).ok_or(unknown)?;
     let hash = cx.conns.hash(&tuple);
     let hit = cx.conns.lookup(hash, &tuple).ok_or(unknown)?;
     let view = cx.conns.flow(hit);
