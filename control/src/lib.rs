@@ -4,5 +4,6 @@
 
 pub mod cli;
 pub mod compile;
+pub mod conformance;
 pub mod lab;
 pub mod source;

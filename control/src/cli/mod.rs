@@ -13,6 +13,7 @@ mod policies;
 mod services;
 mod status;
 mod style;
+mod test;
 mod validate;
 
 use std::io;
@@ -48,6 +49,8 @@ enum Command {
     Validate(validate::Args),
     /// Puts a snapshot in force
     Apply(apply::Args),
+    /// Runs case files and scenario folders, and says which expectations do not hold
+    Test(test::Args),
     /// Shows how the daemon does
     Status(status::Args),
     /// Lists tracked connections
@@ -68,6 +71,7 @@ impl Command {
         match self {
             Self::Validate(args) => args.run(),
             Self::Apply(args) => args.run(),
+            Self::Test(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),

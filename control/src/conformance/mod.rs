@@ -1,0 +1,111 @@
+//! Runs case files: ordinary objects and what must hold of them (`weir test`).
+//!
+//! A case is judged by what the daemon runs: the compiled tables. Nothing here knows a rule of Kubernetes.
+
+mod case;
+mod judge;
+mod objects;
+mod report;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use weir_dataplane::yaml::{Node, Source, from_node};
+
+use self::case::{Head, Step};
+use self::objects::Objects;
+pub use self::report::{Failure, Format, Report};
+
+/// Runs every case under `paths`: files, or folders with all that is below them.
+///
+/// # Errors
+/// A path that cannot be read, or that holds no case.
+pub fn run(paths: &[PathBuf], filter: Option<&str>, seed: u64) -> anyhow::Result<Report> {
+    let mut files = Vec::new();
+    for path in paths {
+        let before = files.len();
+        collect(path, &mut files)?;
+        anyhow::ensure!(files.len() > before, "{}: no case file (.yaml, .yml or .json) is here", path.display());
+    }
+    files.sort();
+    files.dedup();
+    let mut report = Report::default();
+    for file in &files {
+        let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        run_file(&file.display().to_string(), bytes, filter, seed, &mut report);
+    }
+    Ok(report)
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let reading = || format!("cannot read {}", path.display());
+    if !std::fs::metadata(path).with_context(reading)?.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).with_context(reading)? {
+        let path = entry.with_context(reading)?.path();
+        let is_case = path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["yaml", "yml", "json"].contains(&e));
+        if path.is_dir() || is_case {
+            collect(&path, files)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the cases of one file, one a document.
+fn run_file(file: &str, bytes: Vec<u8>, filter: Option<&str>, seed: u64, report: &mut Report) {
+    let source = match Source::new(file, bytes) {
+        Ok(source) => source,
+        Err(fault) => return report.broken_file(file, &fault.to_string()),
+    };
+    let (documents, faults) = source.documents();
+    if let Some(fault) = faults.first() {
+        return report.broken_file(file, &fault.to_string());
+    }
+    let mut selected = false;
+    for document in &documents {
+        let head: Head = match from_node(&source, document) {
+            Ok(head) => head,
+            Err(fault) => {
+                selected = true;
+                report.broken_case(file, "?", 1, &fault.to_string());
+                continue;
+            }
+        };
+        if filter.is_some_and(|text| !head.id.contains(text) && !file.contains(text)) {
+            continue;
+        }
+        selected = true;
+        report.cases += 1;
+        run_case(file, &source, document, &head, seed, report);
+    }
+    report.files += usize::from(selected);
+}
+
+/// Judges the case's own lists, then those of each item of `then` after its changes.
+fn run_case(file: &str, source: &Source, document: &Node<'_>, head: &Head, seed: u64, report: &mut Report) {
+    let mut objects = Objects::default();
+    objects.apply(document.field("snapshot").map_or(&[], |n| n.list()));
+    let then = document.field("then").map_or(&[][..], |n| n.list());
+    let mut sequence = judge::Sequences::new(seed);
+    for (index, node) in std::iter::once(document).chain(then).enumerate() {
+        if index > 0 {
+            objects.apply(node.field("apply").map_or(&[], |n| n.list()));
+            objects.delete(node.field("delete").map_or(&[], |n| n.list()));
+        }
+        let at = if index == 0 { head.id.clone() } else { format!("{} (then {index})", head.id) };
+        let step: Step = match from_node(source, node) {
+            Ok(step) => step,
+            Err(fault) => {
+                report.broken_case(file, &at, 1, &fault.to_string());
+                continue;
+            }
+        };
+        let mut tally = report.tally(file, &at);
+        judge::step(source, node, head, &step, &objects, &mut sequence, &mut tally);
+    }
+}

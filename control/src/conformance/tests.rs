@@ -1,0 +1,122 @@
+//! The runner on small cases: what it counts, what it says of what does not hold.
+
+use super::*;
+
+const HEAD: &str = "id: small\nkind: policy\nsnapshot:\n\
+    - {apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}\n\
+    - {apiVersion: v1, kind: Pod, metadata: {namespace: x, name: a, labels: {app: a}}, spec: {nodeName: n1, containers: [{name: c}]}, \
+    status: {podIPs: [{ip: 10.1.0.1}]}}\n\
+    - {apiVersion: v1, kind: Pod, metadata: {namespace: x, name: b, labels: {app: b}}, spec: {nodeName: n1, containers: [{name: c}]}, \
+    status: {podIPs: [{ip: 10.1.0.2}]}}\n\
+    - {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: x, name: p}, \
+    spec: {podSelector: {matchLabels: {app: b}}, ingress: [{ports: [{port: 80}]}]}}\n";
+
+fn run_text(rest: &str, filter: Option<&str>) -> Report {
+    let mut report = Report::default();
+    run_file("small.yaml", format!("{HEAD}{rest}").into_bytes(), filter, 1, &mut report);
+    report
+}
+
+#[test]
+fn lists_are_cross_products_without_the_pairs_of_one_with_itself() {
+    let rest = "expect:\n- {from: [x/a, x/b, 203.0.113.7], to: [x/a, x/b], port: [80], protocol: [TCP], verdict: allow}\n";
+    let report = run_text(rest, None);
+    assert_eq!((report.passed, report.failed), (4, 0));
+    let rest = "expect:\n- {from: x/b, to: x/b, port: 81, protocol: TCP, verdict: allow, self: true}\n";
+    assert_eq!(run_text(rest, None).passed, 1);
+}
+
+#[test]
+fn what_does_not_hold_is_one_line_with_its_cause_and_the_counts_come_last() {
+    let report = run_text("expect:\n- {from: x/a, to: x/b, port: [80, 81], protocol: TCP, verdict: allow}\n", None);
+    let text = report.print(Format::Text);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(
+        lines[0].starts_with("small.yaml: small: x/a -> x/b:81/Tcp: expected allow, got deny (egress: not isolated; ingress: "),
+        "{text}"
+    );
+    assert!(lines[0].contains("isolated by x/p, nearest x/p rule 0 fails on port"), "{text}");
+    assert_eq!(lines[1..], ["files: 1, cases: 1", "1 passed, 1 failed"]);
+    assert!(!report.holds());
+}
+
+#[test]
+fn steps_follow_each_other_and_objects_come_and_go() {
+    let rest = "expect:\n- {from: x/a, to: x/b, port: 81, protocol: TCP, verdict: deny}\n\
+        then:\n- delete: [{kind: NetworkPolicy, namespace: x, name: p}]\n  \
+        expect:\n  - {from: x/a, to: x/b, port: 81, protocol: TCP, verdict: allow}\n";
+    let report = run_text(rest, None);
+    assert_eq!((report.passed, report.failed), (2, 0), "{}", report.print(Format::Text));
+}
+
+#[test]
+fn a_place_that_is_nowhere_and_a_snapshot_that_is_refused_are_failures_not_silence() {
+    let report = run_text("expect:\n- {from: x/nobody, to: x/b, port: [80, 81], protocol: TCP, verdict: deny}\n", None);
+    assert_eq!((report.passed, report.failed), (0, 2));
+    let rest = "- {apiVersion: v1, kind: Pod, metadata: {name: c}, spec: {containers: 7}}\n\
+        expect:\n- {from: x/a, to: x/b, port: [80, 81], protocol: TCP, verdict: deny}\n";
+    let report = run_text(rest, None);
+    assert_eq!((report.passed, report.failed, report.failures.len()), (0, 2, 1));
+}
+
+#[test]
+fn a_file_that_is_no_case_is_a_failure() {
+    let mut report = Report::default();
+    run_file("x.yaml", b"a: [".to_vec(), None, 1, &mut report);
+    run_file("y.yaml", b"a: 1".to_vec(), None, 1, &mut report);
+    assert_eq!((report.files, report.failed), (2, 2));
+}
+
+#[test]
+fn the_filter_looks_at_ids_and_file_names() {
+    let rest = "expect:\n- {from: x/a, to: x/b, port: 80, protocol: TCP, verdict: allow}\n";
+    assert_eq!(run_text(rest, Some("mall")).cases, 1);
+    assert_eq!((run_text(rest, Some("other")).files, run_text(rest, Some("other")).cases), (0, 0));
+}
+
+#[test]
+fn json_and_junit_carry_the_same_counts() {
+    let report = run_text("expect:\n- {from: x/a, to: x/b, port: [80, 81], protocol: TCP, verdict: allow}\n", None);
+    let json: serde_json::Value = serde_json::from_str(&report.print(Format::Json)).unwrap();
+    assert_eq!((json["passed"].as_u64(), json["failed"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(json["failures"][0]["expected"], "allow");
+    let xml = report.print(Format::Junit);
+    assert!(xml.contains("<testsuite name=\"weir test\" tests=\"1\" failures=\"1\">"), "{xml}");
+    assert!(xml.contains("x/a -&gt; x/b:81/Tcp"), "{xml}");
+}
+
+const SERVICE: &str = "id: service\nkind: services\n\
+    config: {this_node: n1, cluster_cidrs: [10.1.0.0/16], masquerade_all: false, nodeport_addresses: [], service_cidrs: [10.96.0.0/16]}\n\
+    snapshot:\n\
+    - {apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}\n\
+    - {apiVersion: v1, kind: Service, metadata: {name: s}, spec: {clusterIP: 10.96.0.1, sessionAffinity: ClientIP, ports: [{port: 80}]}}\n\
+    - {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s, labels: {kubernetes.io/service-name: s}}, \
+    addressType: IPv4, endpoints: [{addresses: [10.1.0.1]}, {addresses: [10.1.0.2]}], ports: [{port: 80}]}\n";
+
+fn run_service(rest: &str) -> Report {
+    let mut report = Report::default();
+    run_file("service.yaml", format!("{SERVICE}{rest}").into_bytes(), None, 1, &mut report);
+    report
+}
+
+#[test]
+fn flows_are_compared_by_verdict_endpoints_and_translation() {
+    let flow = |to: &str, expect: &str| {
+        run_service(&format!("flows:\n- {{name: f, from: 10.1.0.9, to: '{to}', protocol: TCP, expect: {{{expect}}}}}\n")).passed
+    };
+    assert_eq!(flow("10.96.0.1:80", "verdict: forward, endpoints: ['10.1.0.2:80', '10.1.0.1:80'], snat: none"), 1);
+    assert_eq!(flow("10.96.0.1:80", "verdict: forward, endpoints: ['10.1.0.2:80'], snat: none"), 0);
+    assert_eq!(flow("10.96.0.1:80", "verdict: forward, endpoints: ['10.1.0.2:80', '10.1.0.1:80'], snat: node-ip"), 0);
+    assert_eq!(flow("10.96.0.1:81", "verdict: reject"), 1);
+    assert_eq!(flow("10.96.0.2:80", "verdict: drop"), 1);
+    assert_eq!(flow("203.0.113.1:80", "verdict: pass"), 1);
+}
+
+#[test]
+fn affinity_is_compared_with_the_clients_connection_before() {
+    let steps =
+        "steps: [{at: 0, from: 10.1.0.9, to: '10.96.0.1:80', expect: any}, {at: 9, from: 10.1.0.9, to: '10.96.0.1:80', expect: WORD}]";
+    let run = |word: &str| run_service(&format!("affinity:\n- {{name: a, {}}}\n", steps.replace("WORD", word)));
+    assert_eq!((run("same").passed, run("other").passed), (2, 1));
+}
