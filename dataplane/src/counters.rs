@@ -109,6 +109,32 @@ impl Counters {
         }
     }
 
+    /// Counts a frame that had a verdict and that its port then did not take: discarded after all.
+    #[cold]
+    pub fn undelivered(&mut self, verdict: Verdict, port: PortId, bytes: usize) {
+        match verdict {
+            Verdict::Forward(_) => self.forward -= 1,
+            Verdict::Encap(_) => {
+                self.forward -= 1;
+                self.encap -= 1;
+            }
+            Verdict::Host(_) => self.host -= 1,
+            Verdict::Reply(reason) => {
+                self.reply -= 1;
+                if let Some(reason) = reason {
+                    self.rejects[usize::from(reason.code())] -= 1;
+                }
+            }
+            Verdict::Drop(_) => return,
+        }
+        if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
+            port.tx_packets -= 1;
+            port.tx_bytes -= bytes as u64;
+        }
+        self.drop += 1;
+        self.drops[usize::from(DropReason::PortUnavailable.code())] += 1;
+    }
+
     /// Discards by one reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[usize::from(reason.code())]

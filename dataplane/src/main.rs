@@ -1,2 +1,105 @@
-//! The daemon.
-fn main() {}
+//! `weir-dataplane`: the daemon. Arguments, configuration, daemon, signals; nothing clever.
+
+#![deny(unsafe_code)]
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use nix::sys::signal::{SigSet, Signal};
+use tracing_subscriber::EnvFilter;
+use weir_dataplane::config;
+use weir_dataplane::daemon::{Daemon, Server};
+
+/// Moves a Kubernetes node's packets in user space.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// What this node is (kind: NodeConfig)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Form of the log on stderr; its level is set by RUST_LOG
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.log_format);
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let config = config::load(&args.config)?;
+    // Before the first thread, so that all of them inherit it and the signals come to this one alone.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block()?;
+    // The socket and its folder are ours alone from the first moment.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+
+    // The socket first: a second daemon of this node finds the first one there and touches nothing.
+    let server = Server::bind(&config.socket)?;
+    let daemon = Arc::new(Daemon::start(config)?);
+    let follower = std::thread::Builder::new().name("follow".into()).spawn({
+        let daemon = daemon.clone();
+        move || daemon.follow()
+    })?;
+    std::thread::Builder::new().name("server".into()).spawn({
+        let daemon = Arc::downgrade(&daemon);
+        move || server.serve(&daemon)
+    })?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!("ready");
+
+    let signal = signals.wait()?;
+    tracing::info!(%signal, "ending");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    daemon.stop();
+    if let Ok(Err(error)) = follower.join() {
+        tracing::error!(%error, "following the node's network ended early");
+    }
+    let _ = std::fs::remove_file(daemon.socket());
+    // Conversations hold the daemon only while they answer.
+    let mut daemon = daemon;
+    loop {
+        match Arc::try_unwrap(daemon) {
+            Ok(owned) => break owned.shut_down(),
+            Err(shared) => {
+                daemon = shared;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells systemd, where it is there.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "cannot notify the service manager");
+    }
+}

@@ -23,13 +23,13 @@ use crate::conntrack::{self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, 
 use crate::counters::Counters;
 use crate::events::{CtState, Event, Observer, Trail};
 use crate::io::{BATCH_MAX, Packet};
-use crate::model::{Direction, NodeIndex, OnChange, OnInvalid, proto};
+use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, proto};
 use crate::nat::{Rewrite, RewriteFlags, select_source};
 use crate::parse::Headers;
 use crate::policy::Judgement;
 use crate::route::ExitId;
 use crate::service::{Affinity, Selection};
-use crate::tables::{OwnerKind, Tables};
+use crate::tables::{Owner, OwnerKind, Tables};
 use crate::verdict::{DropReason, Verdict};
 use exits::{emit, fits};
 use refusal::{Limiter, Refusal};
@@ -65,6 +65,8 @@ pub struct Local {
     pub counters: Counters,
     /// Its randomness.
     pub random: fastrand::Rng,
+    /// The last destination whose next hop is no known neighbour, for who can resolve it.
+    pub unresolved: Option<Ip>,
     /// How many ICMP errors it may still send.
     limiter: Limiter,
     /// Room for the batch between the stages.
@@ -81,6 +83,7 @@ impl Local {
             fragments: Fragments::new(fragments, random.u128(..)),
             counters: Counters::default(),
             random,
+            unresolved: None,
             limiter: Limiter::default(),
             arrivals: Vec::with_capacity(BATCH_MAX),
         }
@@ -239,7 +242,7 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     }
 
     // Route: both ways, so that the reply's first packet is a known one already.
-    let exit = tables.routes.resolve(&destination, seen.dst)?;
+    let exit = resolve(cx, &destination, seen.dst)?;
     let back = tables.routes.resolve(&source, seen.src).map_or(UNRESOLVED, |exit| exit.0);
     fits(cx, inbound, exit, trail)?;
     let Some(state) = state else {
@@ -249,8 +252,13 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     };
 
     // Masquerade: pods towards the outside, and services where E2.27 says so.
-    let leaves =
-        inbound.sender == Sender::Pod && !destination.in_cluster && !destination.keeps_source && destination.kind != OwnerKind::OwnNode;
+    let outside = !destination.in_cluster && destination.kind != OwnerKind::OwnNode;
+    let leaves = match inbound.sender {
+        Sender::Pod => outside && !destination.keeps_source,
+        // The node asks a service that another node's own stack answers: only the port tells the answer as ours.
+        Sender::Host => outside && via_service,
+        Sender::Uplink | Sender::Tunnel(_) => false,
+    };
     let is_node_itself = source.kind == OwnerKind::OwnNode && destination.in_cluster;
     let to = if leaves || masquerade && !is_node_itself { translate_source(cx, &seen)? } else { seen };
 
@@ -289,6 +297,15 @@ fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, trail: &mut Trail) -> Result<(
     }
 }
 
+/// The way to an address. Where only the neighbour is unknown this is noted, so that the kernel can be asked for it.
+fn resolve(cx: &mut Cx<'_>, owner: &Owner, destination: Ip) -> Result<ExitId, DropReason> {
+    let exit = cx.tables.routes.resolve(owner, destination);
+    if exit == Err(DropReason::FibLookupFailed) {
+        cx.local.unresolved = Some(destination);
+    }
+    exit
+}
+
 /// Turns a denial into what the operator wants of it (E1.41).
 fn obey(cx: &Cx<'_>, judged: Judgement, tuple: &Tuple) -> Result<(), Refusal> {
     match judged.reason {
@@ -307,7 +324,7 @@ fn translate_source(cx: &mut Cx<'_>, seen: &Tuple) -> Result<Tuple, Refusal> {
     free_source(cx, seen, address).ok_or(no_mapping)
 }
 
-fn free_source(cx: &mut Cx<'_>, seen: &Tuple, address: crate::model::Ip) -> Option<Tuple> {
+fn free_source(cx: &mut Cx<'_>, seen: &Tuple, address: Ip) -> Option<Tuple> {
     let (first, last) = cx.tables.runtime.config.masquerade.ports;
     let conns = cx.conns;
     let taken = |reply: &Tuple| conns.lookup(conns.hash(reply), reply).is_some();
@@ -391,7 +408,7 @@ fn revalidate(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Refu
             }
         }
     }
-    let exit = tables.routes.resolve(tables.owner(view.to.dst), view.to.dst)?;
+    let exit = resolve(cx, tables.owner(view.to.dst), view.to.dst)?;
     cx.conns.set_exit(hit, exit.0, tables.generation);
     Ok(exit)
 }

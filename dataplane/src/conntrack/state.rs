@@ -60,6 +60,29 @@ impl FlowState {
             _ => Self::SctpClosed,
         }
     }
+    /// The name that conntrack-tools print, for protocols that have states.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Unreplied | Self::Replied => None,
+            Self::SynSent => Some("SYN_SENT"),
+            Self::SynRecv => Some("SYN_RECV"),
+            Self::Established | Self::SctpEstablished => Some("ESTABLISHED"),
+            Self::FinWait => Some("FIN_WAIT"),
+            Self::CloseWait => Some("CLOSE_WAIT"),
+            Self::LastAck => Some("LAST_ACK"),
+            Self::TimeWait => Some("TIME_WAIT"),
+            Self::Close => Some("CLOSE"),
+            Self::CookieWait => Some("COOKIE_WAIT"),
+            Self::CookieEchoed => Some("COOKIE_ECHOED"),
+            Self::ShutdownSent => Some("SHUTDOWN_SENT"),
+            Self::ShutdownAckSent => Some("SHUTDOWN_ACK_SENT"),
+            Self::SctpClosed => Some("CLOSED"),
+        }
+    }
+    /// Tells whether both sides have spoken and none has ended it: such flows are never evicted.
+    pub const fn is_assured(self) -> bool {
+        matches!(self, Self::Replied | Self::Established | Self::SctpEstablished)
+    }
     /// Tells whether no packet of the reply direction was seen yet. Such flows die first when the table is full.
     pub const fn is_unreplied(self) -> bool {
         matches!(self, Self::Unreplied | Self::SynSent | Self::CookieWait)

@@ -2,6 +2,7 @@
 
 pub mod mem;
 pub mod pcap;
+pub mod xsk;
 
 use std::io;
 

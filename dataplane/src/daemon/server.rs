@@ -1,0 +1,150 @@
+//! The socket that control talks to: accepts, reads requests, answers. The messages are `admin::protocol`'s.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::Daemon;
+use crate::admin::protocol::{CONNECTIONS_PER_MESSAGE, Connection, ConnectionSide, Request, Response, receive, send};
+use crate::conntrack::{FlowCounts, FlowRecord, FlowView};
+
+/// The listening socket; its file goes when dropped.
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Server {
+    /// Makes the socket, for its owner alone. A file that a crashed daemon left is replaced; a live one is not.
+    ///
+    /// # Errors
+    /// Where another daemon listens there, or the file cannot be made.
+    pub fn bind(path: &Path) -> anyhow::Result<Self> {
+        let what = || format!("cannot listen at {}", path.display());
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(what)?;
+        }
+        match UnixStream::connect(path) {
+            Ok(_) => anyhow::bail!(
+                "cannot listen at {}: another weir-dataplane does\n  try: stop it first, or another socket in node.yaml",
+                path.display()
+            ),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).with_context(what)?,
+            Err(_) => {}
+        }
+        // Nobody else may connect, not even between bind and chmod: the mask is the process's, set once by main.
+        let listener = UnixListener::bind(path).with_context(what)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(what)?;
+        Ok(Self { listener, path: path.into() })
+    }
+
+    /// Answers requests for ever, each connection on a thread of its own.
+    pub fn serve(&self, daemon: &Weak<Daemon>) {
+        for stream in self.listener.incoming() {
+            match stream {
+                Ok(stream) => {
+                    let daemon = daemon.clone();
+                    let serve = move || {
+                        let end = converse(stream, &daemon);
+                        if let Err(error) = end {
+                            tracing::debug!(%error, "a conversation ended early");
+                        }
+                    };
+                    if let Err(error) = std::thread::Builder::new().name("admin".into()).spawn(serve) {
+                        tracing::error!(%error, "cannot answer a request");
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept a connection");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Answers the requests of one connection until it ends, or the daemon does.
+fn converse(mut stream: UnixStream, daemon: &Weak<Daemon>) -> io::Result<()> {
+    while let Some(request) = receive::<Request>(&mut stream)? {
+        let Some(daemon) = daemon.upgrade() else { return Ok(()) };
+        match request {
+            Request::Connections => connections(&mut stream, &daemon)?,
+            request => send(&mut stream, &answer(&daemon, request))?,
+        }
+    }
+    Ok(())
+}
+
+fn answer(daemon: &Daemon, request: Request) -> Response {
+    let done = |result: anyhow::Result<()>| match result {
+        Ok(()) => Response::Done,
+        Err(error) => Response::Error { message: format!("{error:#}") },
+    };
+    match request {
+        Request::Apply { state, wait, timeout_ms } => {
+            let wait = wait.then(|| Duration::from_millis(timeout_ms));
+            match daemon.apply(*state, wait) {
+                Ok((generation, in_force)) => Response::Applied { generation, workers: daemon.workers.len() as u32, in_force },
+                Err(faults) => Response::Refused { faults },
+            }
+        }
+        Request::Status => Response::Status { status: Box::new(daemon.status()) },
+        Request::State => {
+            let (generation, state) = daemon.state();
+            Response::State { generation, state: Box::new((*state).clone()) }
+        }
+        Request::AttachPod { port } => done(daemon.attach_pod(&port)),
+        Request::DetachPod { pod } => done(daemon.detach_pod(&pod)),
+        // Answered in several messages by the caller.
+        Request::Connections => Response::Connections { connections: Vec::new(), last: true },
+    }
+}
+
+fn connections(stream: &mut UnixStream, daemon: &Daemon) -> io::Result<()> {
+    let Some(mut reader) = daemon.connections.reader() else {
+        return send(stream, &Response::Error { message: "too many dumps of the connection table at a time".into() });
+    };
+    let now = daemon.now();
+    let mut next = Some(0);
+    while let Some(from) = next {
+        let mut found = Vec::new();
+        next = daemon.connections.dump(&mut reader, from, CONNECTIONS_PER_MESSAGE as u32, now, |flow| found.push(connection(flow)));
+        if !found.is_empty() || next.is_none() {
+            send(stream, &Response::Connections { connections: found, last: next.is_none() })?;
+        }
+    }
+    Ok(())
+}
+
+/// A flow as people read it.
+fn connection(flow: &FlowRecord) -> Connection {
+    let side = |view: &FlowView, counts: FlowCounts| ConnectionSide {
+        src: view.tuple.src.to_std(),
+        dst: view.tuple.dst.to_std(),
+        sport: view.tuple.sport,
+        dport: view.tuple.dport,
+        packets: counts.packets,
+        bytes: counts.bytes,
+    };
+    let [original, reply] = flow.details.counts;
+    Connection {
+        protocol: flow.original.tuple.proto,
+        state: flow.original.state.name().map(Into::into),
+        timeout_secs: u64::from(flow.details.remaining_ms / 1000),
+        original: side(&flow.original, original),
+        reply: side(&flow.reply, reply),
+        replied: !flow.original.state.is_unreplied(),
+        assured: flow.original.state.is_assured(),
+    }
+}

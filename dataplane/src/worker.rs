@@ -1,0 +1,377 @@
+//! One worker: a pinned thread that takes a batch from its ports, runs it through the pipeline, and sends it on.
+//!
+//! Everything that the pipeline takes as an argument is owned here: the clock, the random numbers, the ports, the handle on
+//! the connection table. The rest of the daemon talks to a worker by [`Command`]s in its mailbox, which it looks into once per
+//! batch; so new tables take effect at a batch boundary, whole or not at all.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam::channel::{Sender, bounded};
+use crossbeam::queue::ArrayQueue;
+use weir_xsk::{FrameCounts, PortConfig, PortError, PortStatistics, Ports, UmemConfig, Waker};
+
+use crate::conntrack::{ConnTable, Ticks};
+use crate::counters::Counters;
+use crate::io::xsk::XskIo;
+use crate::io::{BATCH_MAX, Batch, PacketIo, PortId};
+use crate::model::{Idle, Ip};
+use crate::pipeline::{self, Cx, Local};
+use crate::service::Affinity;
+use crate::tables::Tables;
+use crate::verdict::Verdict;
+
+/// How long an adaptive worker looks at its rings after the last frame before it sleeps. A wake-up across cores costs about
+/// 20 µs, so looking on for a little longer than that pays.
+const SPIN: Duration = Duration::from_micros(50);
+/// Time between two looks at the rings while little arrives. Looking without a pause makes batches of two, which costs
+/// 10 to 16 % of the rate, because every batch costs a system call.
+const PAUSE: Duration = Duration::from_micros(3);
+/// A batch of this size is worth being processed at once.
+const BATCH_GOOD: usize = 8;
+/// Longest sleep: expiry goes on meanwhile.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+/// Entries that the clock hand passes per wake-up from sleep; a batch moves it itself.
+const EXPIRY_PER_SLEEP: u32 = 4096;
+/// Commands that can wait for a worker.
+const MAILBOX: usize = 16;
+
+/// What a worker is told between two batches.
+pub enum Command {
+    /// Work by these tables from the next batch on.
+    Publish(Arc<Tables>),
+    /// Open a port. The answer is its socket, for the redirect program's map.
+    Attach(PortId, PortConfig, Sender<Result<OwnedFd, PortError>>),
+    /// Close a port; its frames come back.
+    Detach(PortId, Sender<()>),
+    /// Fill in the report and send it back.
+    Report(Box<Report>, Sender<Box<Report>>),
+    /// End.
+    Stop,
+}
+
+/// What a worker has done so far, taken between two batches: all sums in it meet.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Verdicts and reasons.
+    pub counters: Counters,
+    /// Frames received.
+    pub rx: u64,
+    /// Frames given to a port.
+    pub tx: u64,
+    /// Batches that were not empty.
+    pub batches: u64,
+    /// Where the frames are.
+    pub frames: FrameCounts,
+    /// What the kernel lost at the ports, summed.
+    pub kernel: PortStatistics,
+}
+
+/// The other threads' end of a worker.
+pub struct Handle {
+    /// The core that it is pinned to.
+    pub core: usize,
+    mailbox: Arc<Mailbox>,
+    waker: Waker,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Mailbox {
+    commands: ArrayQueue<Command>,
+    /// Generation of the tables that the worker works by.
+    in_force: AtomicU32,
+    /// Destinations whose next hop is no known neighbour; the oldest give way.
+    unresolved: ArrayQueue<Ip>,
+}
+
+/// What a worker is made of.
+pub struct Setup {
+    /// The core to pin it to.
+    pub core: usize,
+    /// What it does without work.
+    pub idle: Idle,
+    /// Its memory.
+    pub umem: UmemConfig,
+    /// The node's connections.
+    pub connections: Arc<ConnTable>,
+    /// The node's remembered clients of services.
+    pub affinity: Arc<Affinity>,
+    /// What it works by at first.
+    pub tables: Arc<Tables>,
+    /// Datagrams whose fragments are followed at most.
+    pub fragments: u32,
+    /// Seed of its random numbers.
+    pub seed: u64,
+    /// The instant that all workers count time from.
+    pub epoch: Instant,
+}
+
+impl Handle {
+    /// Starts a worker and waits until it has its memory.
+    ///
+    /// # Errors
+    /// Where the memory cannot be registered, the core does not exist or the thread cannot start.
+    pub fn start(setup: Setup) -> anyhow::Result<Self> {
+        let core = setup.core;
+        let mailbox = Arc::new(Mailbox {
+            commands: ArrayQueue::new(MAILBOX),
+            in_force: AtomicU32::new(setup.tables.generation),
+            unresolved: ArrayQueue::new(MAILBOX),
+        });
+        let (ready, started) = bounded(1);
+        let its_mailbox = mailbox.clone();
+        let thread = std::thread::Builder::new().name(format!("worker-{core}")).spawn(move || match Worker::new(setup, its_mailbox) {
+            Ok(mut worker) => {
+                let _ = ready.send(Ok(worker.io.ports().waker()));
+                drop(ready);
+                worker.run();
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        })?;
+        let waker = started.recv()??;
+        Ok(Self { core, mailbox, waker, thread: Some(thread) })
+    }
+
+    /// Generation of the tables that the worker works by.
+    pub fn in_force(&self) -> u32 {
+        self.mailbox.in_force.load(Ordering::Acquire)
+    }
+
+    /// Hands over new tables; they are in force once [`in_force`](Self::in_force) says so. The caller keeps its `Arc` until
+    /// then, so that the worker never has to free the old ones.
+    pub fn publish(&self, tables: Arc<Tables>) {
+        self.tell(Command::Publish(tables));
+    }
+
+    /// Opens a port and gives its socket.
+    ///
+    /// # Errors
+    /// As [`Ports::add`].
+    pub fn attach(&self, port: PortId, config: PortConfig) -> anyhow::Result<OwnedFd> {
+        let (answer, answered) = bounded(1);
+        self.tell(Command::Attach(port, config, answer));
+        Ok(answered.recv()??)
+    }
+
+    /// Closes a port.
+    pub fn detach(&self, port: PortId) {
+        let (answer, answered) = bounded(1);
+        self.tell(Command::Detach(port, answer));
+        let _ = answered.recv();
+    }
+
+    /// Takes a destination that could not be reached for want of a neighbour.
+    pub fn unresolved(&self) -> Option<IpAddr> {
+        self.mailbox.unresolved.pop().map(Ip::to_std)
+    }
+
+    /// What the worker has done so far; `None` if it has ended.
+    pub fn report(&self) -> Option<Box<Report>> {
+        let (answer, answered) = bounded(1);
+        self.tell(Command::Report(Box::default(), answer));
+        answered.recv().ok()
+    }
+
+    /// Ends the worker and waits for it; its ports are closed then.
+    pub fn stop(mut self) {
+        self.tell(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn tell(&self, mut command: Command) {
+        while let Err(back) = self.mailbox.commands.push(command) {
+            command = back;
+            self.waker.wake();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.waker.wake();
+    }
+}
+
+struct Worker {
+    io: XskIo,
+    mailbox: Arc<Mailbox>,
+    tables: Arc<Tables>,
+    connections: Arc<ConnTable>,
+    affinity: Arc<Affinity>,
+    local: Local,
+    epoch: Instant,
+    idle: Idle,
+    rx: u64,
+    tx: u64,
+    batches: u64,
+}
+
+impl Worker {
+    fn new(setup: Setup, mailbox: Arc<Mailbox>) -> anyhow::Result<Self> {
+        let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: setup.core });
+        anyhow::ensure!(pinned, "cannot pin a worker to core {}: no such core, or not ours\n  try: workers.cores in node.yaml", setup.core);
+        let flows = setup.connections.worker().context("the connection table has no room for another worker")?;
+        Ok(Self {
+            io: XskIo::new(Ports::new(setup.umem)?),
+            mailbox,
+            tables: setup.tables,
+            connections: setup.connections,
+            affinity: setup.affinity,
+            local: Local::new(flows, setup.fragments, setup.seed),
+            epoch: setup.epoch,
+            idle: setup.idle,
+            rx: 0,
+            tx: 0,
+            batches: 0,
+        })
+    }
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut batch: Batch = Vec::with_capacity(BATCH_MAX);
+        let mut last_frame = Instant::now();
+        loop {
+            if !self.commands() {
+                return;
+            }
+            let looked = Instant::now();
+            if let Err(error) = self.io.rx(&mut batch) {
+                tracing::error!(%error, "the ports of a worker are broken");
+                return;
+            }
+            let got = batch.len();
+            if got > 0 {
+                last_frame = looked;
+                self.process(&mut batch, self.nanos(looked));
+            }
+            // Also without new frames: what a full queue left behind goes out now, and what was sent comes back.
+            if let Err(error) = self.io.flush() {
+                tracing::error!(%error, "the ports of a worker are broken");
+                return;
+            }
+            if got < BATCH_GOOD {
+                self.rest(looked, last_frame);
+            }
+        }
+    }
+
+    /// Time since the workers' common start.
+    fn nanos(&self, instant: Instant) -> u64 {
+        instant.duration_since(self.epoch).as_nanos() as u64
+    }
+
+    fn process(&mut self, batch: &mut Batch, now: u64) {
+        self.batches += 1;
+        self.rx += batch.len() as u64;
+        let mut cx = Cx {
+            tables: &self.tables,
+            conns: &self.connections,
+            affinity: &self.affinity,
+            arena: self.io.arena(),
+            local: &mut self.local,
+            now,
+        };
+        pipeline::process(&mut cx, batch, &mut ());
+        if let Some(destination) = self.local.unresolved.take() {
+            let _ = self.mailbox.unresolved.force_push(destination);
+        }
+        for packet in batch.drain(..) {
+            let port = match packet.verdict {
+                Verdict::Forward(port) | Verdict::Encap(port) | Verdict::Host(port) => port,
+                Verdict::Reply(_) => packet.in_port,
+                Verdict::Drop(_) => {
+                    self.io.free(packet.frame);
+                    continue;
+                }
+            };
+            let bytes = packet.frame.len();
+            if self.io.tx(port, packet.frame) {
+                self.tx += 1;
+            } else {
+                self.local.counters.undelivered(packet.verdict, port, bytes);
+            }
+        }
+    }
+
+    /// Waits a little, or sleeps, as `workers.idle` says.
+    fn rest(&mut self, looked: Instant, last_frame: Instant) {
+        let sleep = match self.idle {
+            Idle::Poll => false,
+            Idle::Wait => true,
+            Idle::Adaptive => looked.duration_since(last_frame) >= SPIN,
+        };
+        if sleep {
+            let now = Ticks::from_nanos(self.nanos(looked));
+            self.connections.expire(&mut self.local.conns, now, EXPIRY_PER_SLEEP);
+            // Others may reuse what was removed while we sleep.
+            self.connections.park(&mut self.local.conns);
+            if let Err(error) = self.io.ports_mut().wait(SLEEP_MAX) {
+                tracing::warn!(%error, "a worker cannot sleep");
+            }
+            self.connections.quiescent(&mut self.local.conns);
+        } else {
+            while looked.elapsed() < PAUSE {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Does what the mailbox says. `false` = end.
+    fn commands(&mut self) -> bool {
+        while let Some(command) = self.mailbox.commands.pop() {
+            // An answer that nobody waits for any more is no fault.
+            match command {
+                Command::Publish(tables) => {
+                    self.mailbox.in_force.store(tables.generation, Ordering::Release);
+                    self.tables = tables;
+                }
+                Command::Attach(port, config, answer) => {
+                    let _ = answer.send(self.attach(port, &config));
+                }
+                Command::Detach(port, answer) => {
+                    self.io.ports_mut().remove(port.0);
+                    let _ = answer.send(());
+                }
+                Command::Report(mut report, answer) => {
+                    self.report(&mut report);
+                    let _ = answer.send(report);
+                }
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn attach(&mut self, port: PortId, config: &PortConfig) -> Result<OwnedFd, PortError> {
+        let ports = self.io.ports_mut();
+        ports.add(port.0, config)?;
+        match ports.socket(port.0).map(|socket| socket.try_clone_to_owned()) {
+            Some(Ok(socket)) => Ok(socket),
+            other => {
+                ports.remove(port.0);
+                let source = other.and_then(Result::err).unwrap_or_else(|| io::ErrorKind::NotFound.into());
+                Err(PortError::Permission { what: format!("keep the socket of {}", config.interface), source })
+            }
+        }
+    }
+
+    fn report(&mut self, report: &mut Report) {
+        report.counters.clone_from(&self.local.counters);
+        (report.rx, report.tx, report.batches) = (self.rx, self.tx, self.batches);
+        let ports = self.io.ports_mut();
+        report.frames = ports.frames();
+        for index in ports.indices().to_vec() {
+            if let Ok(one) = ports.statistics(index) {
+                report.kernel.rx_ring_full += one.rx_ring_full;
+                report.kernel.rx_dropped += one.rx_dropped;
+                report.kernel.invalid_descriptors += one.invalid_descriptors;
+            }
+        }
+    }
+}
