@@ -8,6 +8,7 @@ mod apply;
 mod common;
 mod complete;
 mod conntrack;
+mod lab;
 mod man;
 mod policies;
 mod services;
@@ -59,6 +60,8 @@ enum Command {
     Services(services::Args),
     /// Lists the policies in force on this node's pods
     Policies(policies::Args),
+    /// Clusters on this machine, for trying and testing
+    Lab(lab::Args),
     /// Prints a completion script for a shell
     Completion(complete::Args),
     /// Writes man pages
@@ -76,6 +79,7 @@ impl Command {
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),
             Self::Policies(args) => args.run(),
+            Self::Lab(args) => args.run(),
             Self::Completion(args) => args.run(),
             Self::Man(args) => args.run(),
         }

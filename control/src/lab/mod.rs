@@ -295,6 +295,10 @@ pub fn down(name: &LabName) -> anyhow::Result<Vec<(i32, String)>> {
         Netns::delete(netns)?;
     }
     fs::remove_dir_all(&lab.dir).with_context(|| format!("cannot remove {}", lab.dir.display()))?;
+    if let Some(parent) = lab.dir.parent() {
+        // Only while it is empty: other labs and the machine's own daemon live there too.
+        let _ = fs::remove_dir(parent);
+    }
     Ok(processes_in(&inodes))
 }
 
