@@ -4,6 +4,11 @@
 //! second. What the program decides stands in `bpf/redirect.c`, which is a screen and a half. Program, maps and links
 //! belong to the process alone: nothing is pinned, and an attachment is a `bpf_link`, which ends with its descriptor. So
 //! nothing is left when the process ends, however it ends.
+//!
+//! Known limits. A VLAN tag that the device takes off and hands over beside the frame is invisible to the program, which
+//! then takes a tagged packet for an untagged one: the uplink's `rxvlan` offload must be off, and with a veth as uplink the
+//! other end's `txvlan`. A later fragment that arrives before its first one goes to the kernel, which drops it in time.
+//! Sockets work on copies: see [`AttachMode::ZeroCopy`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -39,7 +44,8 @@ pub enum AttachMode {
     /// In the driver; by the kernel's generic code where the driver cannot.
     #[default]
     Auto,
-    /// In the driver, without copying packets.
+    /// In the driver, without copying packets. Always refused: all ports of a worker share one UMEM, and the kernel lets
+    /// devices join a zero copy UMEM only if each can do it (`xp_assign_dev_shared` in net/xdp/xsk_buff_pool.c); veth cannot.
     ZeroCopy,
     /// In the driver, packets are copied into our memory.
     Copy,
