@@ -129,6 +129,23 @@ pub struct Headers {
 const _: () = assert!(size_of::<Headers>() <= 96);
 
 impl Headers {
+    /// A blank to fill in.
+    pub const BLANK: Self = Self {
+        tuple: Tuple { src: Ip(0), dst: Ip(0), sport: 0, dport: 0, proto: 0 },
+        src_mac: MacAddr([0; 6]),
+        dst_mac: MacAddr([0; 6]),
+        l3: 0,
+        l4: 0,
+        l3_total: 0,
+        frag_id: 0,
+        flags: HeaderFlags::NONE,
+        ttl: 0,
+        tos: 0,
+        tcp_flags: 0,
+        icmp_type: 0,
+        icmp_code: 0,
+    };
+
     /// Length of the frame without padding.
     #[inline]
     pub const fn frame_len(&self) -> usize {
@@ -160,23 +177,45 @@ pub enum Parsed {
     Arp(ArpPacket),
 }
 
+/// What [`parse_into`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An IP packet, whose headers were written.
+    Ip,
+    /// ARP, to be read by [`arp::parse`].
+    Arp,
+}
+
 /// Finds the headers of an Ethernet frame.
 ///
 /// # Errors
 /// Why nobody may handle this frame: `InvalidPacket`, `InvalidIpv6Extension`, `InvalidSourceIp`, `UnsupportedL2`,
 /// `UnsupportedL3` or `VlanFiltered`.
-#[inline]
 pub fn parse(bytes: &[u8]) -> Result<Parsed, DropReason> {
+    let mut headers = Headers::BLANK;
+    match parse_into(bytes, &mut headers)? {
+        Kind::Ip => Ok(Parsed::Ip(headers)),
+        Kind::Arp => arp::parse(bytes).map(Parsed::Arp).ok_or(DropReason::InvalidPacket),
+    }
+}
+
+/// The same, into a place of the caller's: fields are written once and never moved, which a batch of headers would pay
+/// for with stalled loads. Where it is not `Ok(Kind::Ip)`, `headers` is arbitrary.
+///
+/// # Errors
+/// As [`parse`].
+#[inline]
+pub fn parse_into(bytes: &[u8], headers: &mut Headers) -> Result<Kind, DropReason> {
     let eth: &[u8; ethernet::LEN] = bytes.first_chunk().ok_or(DropReason::InvalidPacket)?;
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *eth;
-    let mut headers = match u16::from_be_bytes([t0, t1]) {
-        ethernet::IPV4 => parse_v4(bytes, ethernet::LEN)?,
-        ethernet::IPV6 => parse_v6(bytes, ethernet::LEN)?,
-        ethertype => return parse_other(bytes, ethertype),
-    };
+    match u16::from_be_bytes([eth[12], eth[13]]) {
+        ethernet::IPV4 => parse_v4(bytes, ethernet::LEN, headers)?,
+        ethernet::IPV6 => parse_v6(bytes, ethernet::LEN, headers)?,
+        ethertype => return parse_other(bytes, ethertype, headers),
+    }
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = *eth;
     headers.dst_mac = MacAddr([d0, d1, d2, d3, d4, d5]);
     headers.src_mac = MacAddr([s0, s1, s2, s3, s4, s5]);
-    Ok(Parsed::Ip(headers))
+    Ok(Kind::Ip)
 }
 
 /// Finds the headers of an IP packet that starts at `l3`, for captures without Ethernet headers.
@@ -184,25 +223,27 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, DropReason> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_ip(bytes: &[u8], l3: usize) -> Result<Headers, DropReason> {
+    let mut headers = Headers::BLANK;
     match bytes.get(l3).map(|first| first >> 4) {
-        Some(4) => parse_v4(bytes, l3),
-        Some(6) => parse_v6(bytes, l3),
-        _ => Err(DropReason::InvalidPacket),
+        Some(4) => parse_v4(bytes, l3, &mut headers)?,
+        Some(6) => parse_v6(bytes, l3, &mut headers)?,
+        _ => return Err(DropReason::InvalidPacket),
     }
+    Ok(headers)
 }
 
 #[cold]
-fn parse_other(bytes: &[u8], ethertype: u16) -> Result<Parsed, DropReason> {
+fn parse_other(bytes: &[u8], ethertype: u16, headers: &mut Headers) -> Result<Kind, DropReason> {
     match ethertype {
-        ethernet::ARP => Ok(Parsed::Arp(arp::parse(bytes).ok_or(DropReason::InvalidPacket)?)),
-        ethernet::VLAN | ethernet::QINQ => parse_tagged(bytes, ethertype),
+        ethernet::ARP => Ok(Kind::Arp),
+        ethernet::VLAN | ethernet::QINQ => parse_tagged(bytes, ethertype, headers).map(|()| Kind::Ip).map_err(|_| DropReason::VlanFiltered),
         // IEEE 802.3 §3.2.6: up to 1500 it is a length, LLC follows (spanning tree and its like).
         0..=0x05ff => Err(DropReason::UnsupportedL2),
         _ => Err(DropReason::UnsupportedL3),
     }
 }
 
-fn parse_tagged(bytes: &[u8], mut ethertype: u16) -> Result<Parsed, DropReason> {
+fn parse_tagged(bytes: &[u8], mut ethertype: u16, headers: &mut Headers) -> Result<(), DropReason> {
     let mut l3 = ethernet::LEN;
     for _ in 0..2 {
         if matches!(ethertype, ethernet::VLAN | ethernet::QINQ) {
@@ -210,41 +251,23 @@ fn parse_tagged(bytes: &[u8], mut ethertype: u16) -> Result<Parsed, DropReason> 
             l3 += 4;
         }
     }
-    let mut headers = match ethertype {
-        ethernet::IPV4 => parse_v4(bytes, l3),
-        ethernet::IPV6 => parse_v6(bytes, l3),
-        _ => Err(DropReason::VlanFiltered),
+    match ethertype {
+        ethernet::IPV4 => parse_v4(bytes, l3, headers)?,
+        ethernet::IPV6 => parse_v6(bytes, l3, headers)?,
+        _ => return Err(DropReason::VlanFiltered),
     }
-    .map_err(|_| DropReason::VlanFiltered)?;
     (headers.dst_mac, headers.src_mac) = ethernet::macs(bytes).ok_or(DropReason::VlanFiltered)?;
     headers.flags = headers.flags.with(HeaderFlags::VLAN);
-    Ok(Parsed::Ip(headers))
+    Ok(())
 }
 
-/// A blank to fill in.
-const BLANK: Headers = Headers {
-    tuple: Tuple { src: Ip(0), dst: Ip(0), sport: 0, dport: 0, proto: 0 },
-    src_mac: MacAddr([0; 6]),
-    dst_mac: MacAddr([0; 6]),
-    l3: 0,
-    l4: 0,
-    l3_total: 0,
-    frag_id: 0,
-    flags: HeaderFlags::NONE,
-    ttl: 0,
-    tos: 0,
-    tcp_flags: 0,
-    icmp_type: 0,
-    icmp_code: 0,
-};
-
 #[inline]
-fn parse_v4(bytes: &[u8], l3: usize) -> Result<Headers, DropReason> {
+fn parse_v4(bytes: &[u8], l3: usize, headers: &mut Headers) -> Result<(), DropReason> {
     let ip: &[u8; ipv4::LEN] = chunk(bytes, l3).ok_or(DropReason::InvalidPacket)?;
     let header_len = if ip[0] == ipv4::VERSION_IHL { ipv4::LEN } else { options_len(bytes, l3, ip[0])? };
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     // RFC 1122 §3.2.1.2: silently discard what fails the checksum. A total of 0 (BIG TCP) is shorter than the header.
-    let intact = header_len != ipv4::LEN || checksum::fold(checksum::sum(ip)) == 0xffff;
+    let intact = header_len != ipv4::LEN || checksum::is_header_intact(ip);
     if (total < header_len) | (l3 + total > bytes.len()) | !intact {
         return Err(DropReason::InvalidPacket);
     }
@@ -260,7 +283,7 @@ fn parse_v4(bytes: &[u8], l3: usize) -> Result<Headers, DropReason> {
         return Err(DropReason::InvalidPacket);
     }
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
-    let mut headers = Headers {
+    *headers = Headers {
         tuple: Tuple { src: Ip::v4(src), dst: Ip::v4(dst), sport: 0, dport: 0, proto: ip[9] },
         l3: l3 as u16,
         l4: (l3 + header_len) as u16,
@@ -271,14 +294,18 @@ fn parse_v4(bytes: &[u8], l3: usize) -> Result<Headers, DropReason> {
             .with_if(HeaderFlags::MULTICAST_DST, (dst_net >> 4 == 14) | (dst == u32::MAX)),
         ttl: ip[8],
         tos: ip[1],
-        ..BLANK
+        ..Headers::BLANK
     };
     if fragment & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0 {
         let offset = usize::from(fragment & ipv4::OFFSET_MASK) * 8;
         headers.frag_id = u32::from(u16::from_be_bytes([ip[4], ip[5]]));
-        mark_fragment(&mut headers, offset, fragment & ipv4::MORE_FRAGMENTS != 0)?;
+        mark_fragment(headers, offset, fragment & ipv4::MORE_FRAGMENTS != 0)?;
+        return transport::parse_rare(bytes, headers);
     }
-    transport::parse(bytes, headers)
+    if !transport::is_tcp_or_udp(ip[9]) {
+        return transport::parse_rare(bytes, headers);
+    }
+    transport::parse_ports(bytes, l3 + header_len..l3 + total, ip[9], headers)
 }
 
 /// Length of an IPv4 header with options, checked and its checksum verified.
@@ -311,7 +338,7 @@ fn mark_fragment(headers: &mut Headers, offset: usize, more: bool) -> Result<(),
 }
 
 #[inline]
-fn parse_v6(bytes: &[u8], l3: usize) -> Result<Headers, DropReason> {
+fn parse_v6(bytes: &[u8], l3: usize, headers: &mut Headers) -> Result<(), DropReason> {
     let ip: &[u8; ipv6::LEN] = chunk(bytes, l3).ok_or(DropReason::InvalidPacket)?;
     let total = ipv6::LEN + usize::from(u16::from_be_bytes([ip[4], ip[5]]));
     if (ip[0] >> 4 != 6) | (l3 + total > bytes.len()) {
@@ -327,7 +354,7 @@ fn parse_v6(bytes: &[u8], l3: usize) -> Result<Headers, DropReason> {
     if src_multicast | (src.0 == 1) | ((src.0 == 0) & (!dst_multicast | transport::is_tcp_or_udp(ip[6]))) {
         return Err(DropReason::InvalidSourceIp);
     }
-    let mut headers = Headers {
+    *headers = Headers {
         tuple: Tuple { src, dst, sport: 0, dport: 0, proto: ip[6] },
         l3: l3 as u16,
         l4: (l3 + ipv6::LEN) as u16,
@@ -338,27 +365,25 @@ fn parse_v6(bytes: &[u8], l3: usize) -> Result<Headers, DropReason> {
             .with_if(HeaderFlags::UNSPECIFIED_SRC, src.0 == 0),
         ttl: ip[7],
         tos: ip[0] << 4 | ip[1] >> 4,
-        ..BLANK
+        ..Headers::BLANK
     };
-    if !transport::is_tcp_or_udp(headers.tuple.proto) {
-        skip_extensions(bytes, &mut headers)?;
+    if !transport::is_tcp_or_udp(ip[6]) {
+        return parse_extended(bytes, headers);
     }
-    transport::parse(bytes, headers)
+    transport::parse_ports(bytes, l3 + ipv6::LEN..l3 + total, ip[6], headers)
 }
 
-/// Moves from the IPv6 header over the extension headers to the transport header.
+/// Walks over extension headers to what follows, and reads that.
 #[cold]
-fn skip_extensions(bytes: &[u8], headers: &mut Headers) -> Result<(), DropReason> {
+fn parse_extended(bytes: &[u8], headers: &mut Headers) -> Result<(), DropReason> {
     let payload = bytes.get(usize::from(headers.l4)..headers.frame_len()).ok_or(DropReason::InvalidPacket)?;
     let chain = walk(payload, headers.tuple.proto)?;
     headers.tuple.proto = chain.proto;
     headers.l4 += chain.len as u16;
     headers.flags = headers.flags.with_if(HeaderFlags::OPTIONS, chain.len > 0);
-    match chain.fragment {
-        Some(fragment) => {
-            headers.frag_id = fragment.id;
-            mark_fragment(headers, fragment.offset, fragment.more)
-        }
-        None => Ok(()),
+    if let Some(fragment) = chain.fragment {
+        headers.frag_id = fragment.id;
+        mark_fragment(headers, fragment.offset, fragment.more)?;
     }
+    transport::parse_rare(bytes, headers)
 }

@@ -28,6 +28,13 @@ pub fn sum(bytes: &[u8]) -> u64 {
     total
 }
 
+/// Tells whether an IPv4 header without options has the right checksum. Byte order does not matter to that (RFC 1071 §2(B)).
+#[inline]
+pub fn is_header_intact(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    fold(words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum()) == 0xffff
+}
+
 /// The sum of an address as a pseudo header or an IPv4 header contains it.
 #[inline]
 pub const fn sum_ip(ip: Ip) -> u64 {
