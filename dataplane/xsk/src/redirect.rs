@@ -142,6 +142,18 @@ pub enum RedirectError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The interface receives by more queues than there are workers.
+    #[error(
+        "cannot attach to {interface}: it has {queues} receive queues and {served} of them would be served\n  what arrives by the others would be lost\n  try: `ethtool -L {interface} combined {served}` (veth: `rx {served}`), or workers: {queues}"
+    )]
+    Unserved {
+        /// Its name.
+        interface: String,
+        /// Its receive queues.
+        queues: u32,
+        /// Queues that have a worker.
+        served: u16,
+    },
     /// Zero copy was asked for.
     #[error(
         "cannot attach to {interface} without copying\n  all ports of a worker share one memory, and the kernel shares it without copying only among devices that all can (veth cannot)\n  try: mode: auto"
@@ -325,6 +337,9 @@ impl Redirect {
         })?;
         if !link.xdp_programs.is_empty() {
             return Err(RedirectError::Foreign { interface: name(), programs: link.xdp_programs });
+        }
+        if link.rx_queues > u32::from(self.queues) {
+            return Err(RedirectError::Unserved { interface: name(), queues: link.rx_queues, served: self.queues });
         }
         let (first, second) = match mode {
             AttachMode::ZeroCopy => return Err(RedirectError::NoZeroCopy { interface: name() }),

@@ -350,6 +350,9 @@ fn what_cannot_be_attached_is_said_with_what_to_do() {
         ip("link add w0 numrxqueues 1 numtxqueues 1 type veth peer name w1 numrxqueues 4 numtxqueues 4");
         let error = refused(0, "w0", AttachMode::Auto);
         assert!(matches!(&error, RedirectError::Queues { queues: 1, .. }), "{error}");
+        ip("link add x0 numrxqueues 2 type veth peer name x1");
+        let error = refused(0, "x0", AttachMode::Auto);
+        assert!(matches!(&error, RedirectError::Unserved { queues: 2, served: 1, .. }), "{error}");
         // An interface without a driver's support is attached generically where that is left open.
         assert_eq!(redirect.attach(0, "lo", PortRole::Uplink, AttachMode::Auto).unwrap(), Attached::Skb);
     });
