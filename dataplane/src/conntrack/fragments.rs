@@ -64,7 +64,7 @@ impl Fragments {
 
     fn place(&self, tuple: &Tuple, id: u32) -> usize {
         let hash = self.hasher.hash(&Tuple { sport: id as u16, dport: (id >> 16) as u16, ..*tuple });
-        ((hash >> 32) * (self.datagrams.len() / WAYS) as u64 >> 32) as usize * WAYS
+        (((hash >> 32) * (self.datagrams.len() / WAYS) as u64) >> 32) as usize * WAYS
     }
 }
 

@@ -14,6 +14,7 @@ fn tuple(n: u32) -> Tuple {
     Tuple { src: Ip::v4(n), dst: Ip::v4(1000), sport: 1, dport: 80, proto: proto::UDP }
 }
 
+#[cfg(feature = "loom")]
 /// A reply tuple that is the inverse of none of [`tuple`]'s.
 fn answer(n: u32) -> Tuple {
     Tuple { src: Ip::v4(2000), dst: Ip::v4(n), sport: 80, dport: 1, proto: proto::UDP }
@@ -218,5 +219,85 @@ mod with_loom {
             // Which of the two came first is open.
             assert!(matches!(table.flow(hit).state, FlowState::FinWait | FlowState::CloseWait));
         });
+    }
+}
+
+#[cfg(all(feature = "shuttle", not(feature = "loom")))]
+mod with_shuttle {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use shuttle::rand::{Rng, thread_rng};
+    use shuttle::thread;
+
+    use super::*;
+
+    const WORKERS: u32 = 3;
+    const FLOWS: u32 = 4;
+    const STEPS: u32 = 24;
+
+    /// Three workers enter and remove four flows, of which each shares a tuple with the next, in a table of six.
+    fn scuffle() {
+        let table = Arc::new(ConnTable::new(&config(6, WORKERS)).unwrap());
+        // Per tuple, who holds it: plain atomics, as they only observe.
+        let held: Arc<Vec<AtomicU32>> = Arc::new((0..=FLOWS).map(|_| AtomicU32::new(0)).collect());
+        let threads: Vec<_> = (1..=WORKERS)
+            .map(|id| {
+                let (table, held) = (Arc::clone(&table), Arc::clone(&held));
+                thread::spawn(move || {
+                    let mut worker = table.worker().unwrap();
+                    let mut mine: HashMap<u32, EntryId> = HashMap::new();
+                    for _ in 0..STEPS {
+                        let n = thread_rng().gen_range(0..FLOWS);
+                        // Flow n is found by tuples n and n + 1; so n and n + 1 exclude each other.
+                        let pair = [tuple(n), tuple(n + 1)];
+                        if let Some(entry) = mine.remove(&n) {
+                            (n..n + 2).for_each(|tuple| held[tuple as usize].store(0, Ordering::SeqCst));
+                            assert!(table.remove(&mut worker, entry), "flow {n} vanished");
+                        } else {
+                            match table.insert(&mut worker, &pair[0], &pair[1], &init(n), Ticks(0)) {
+                                Ok(hit) => {
+                                    for tuple in n..n + 2 {
+                                        assert_eq!(held[tuple as usize].swap(id, Ordering::SeqCst), 0, "tuple {tuple} is held twice");
+                                    }
+                                    assert_eq!(find(&table, &pair[0]), Some(hit));
+                                    assert_eq!(find(&table, &pair[1]), Some(Hit { dir: FlowDir::Reply, ..hit }));
+                                    mine.insert(n, hit.entry);
+                                }
+                                Err(InsertError::Exists(hit)) => check(&table, hit, &pair[usize::from(table.flow(hit).tuple == pair[1])]),
+                                Err(InsertError::Full | InsertError::Busy) => {}
+                                Err(error) => panic!("{error:?}"),
+                            }
+                        }
+                        let wanted = tuple(thread_rng().gen_range(0..=FLOWS));
+                        if let Some(hit) = find(&table, &wanted) {
+                            check(&table, hit, &wanted);
+                            table.touch(hit, 1, Ticks(0));
+                        }
+                        if thread_rng().gen_range(0..3) == 0 {
+                            table.quiescent(&mut worker);
+                        }
+                    }
+                    mine.len() as u32
+                })
+            })
+            .collect();
+        let left: u32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert_eq!((table.used(), table.owned(0)), (left, left));
+    }
+
+    fn iterations() -> usize {
+        if std::env::var_os("WEIR_LONG").is_some() { 1_000_000 } else { 5_000 }
+    }
+
+    #[test]
+    fn shuttle_workers_in_random_order_never_hold_one_tuple_twice() {
+        shuttle::check_random(scuffle, iterations());
+    }
+
+    #[test]
+    fn shuttle_workers_with_rare_and_wicked_switches_never_hold_one_tuple_twice() {
+        shuttle::check_pct(scuffle, iterations(), 3);
     }
 }
