@@ -57,7 +57,7 @@ pub(super) struct Step {
     pub(super) conntrack: Vec<CleanUp>,
     pub(super) affinity: Vec<Sequence>,
     pub(super) facts: Vec<serde::de::IgnoredAny>,
-    pub(super) packets: Vec<serde::de::IgnoredAny>,
+    pub(super) packets: Vec<PacketStep>,
 }
 
 /// One value or several.
@@ -211,4 +211,104 @@ pub(super) enum Stickiness {
     Any,
     Same,
     Other,
+}
+
+/// An item of `packets`: a packet, or a change of the snapshot (whose objects are read from the tree).
+#[derive(Debug, Deserialize)]
+pub(super) struct PacketStep {
+    pub(super) n: u32,
+    #[serde(default)]
+    pub(super) at: Option<f64>,
+    #[serde(default)]
+    pub(super) proto: Option<PacketProto>,
+    #[serde(default)]
+    pub(super) from: Option<String>,
+    #[serde(default)]
+    pub(super) to: Option<String>,
+    #[serde(default)]
+    pub(super) tcp: Option<TcpPart>,
+    #[serde(default)]
+    pub(super) icmp: Option<IcmpPart>,
+    #[serde(default)]
+    pub(super) expect: Option<PacketAnswer>,
+}
+
+/// Protocols of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum PacketProto {
+    #[serde(rename = "TCP")]
+    Tcp,
+    #[serde(rename = "UDP")]
+    Udp,
+    #[serde(rename = "SCTP")]
+    Sctp,
+    #[serde(rename = "ICMP")]
+    Icmp,
+    #[serde(rename = "ICMPv6")]
+    Icmpv6,
+}
+
+/// Numbers are relative to the initial ones.
+#[derive(Debug, Deserialize)]
+pub(super) struct TcpPart {
+    pub(super) flags: String,
+    #[serde(default)]
+    pub(super) seq: u32,
+    #[serde(default)]
+    pub(super) ack: u32,
+    #[serde(default)]
+    pub(super) len: usize,
+}
+
+/// An ICMP message.
+#[derive(Debug, Deserialize)]
+pub(super) struct IcmpPart {
+    #[serde(rename = "type")]
+    pub(super) kind: u8,
+    #[serde(default)]
+    pub(super) code: u8,
+    #[serde(default)]
+    pub(super) id: u16,
+    #[serde(default)]
+    pub(super) seq: u16,
+    #[serde(default)]
+    pub(super) mtu: u32,
+    #[serde(default)]
+    pub(super) inner: Option<Inner>,
+}
+
+/// The packet that an ICMP error quotes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct Inner {
+    pub(super) proto: PacketProto,
+    pub(super) from: String,
+    pub(super) to: String,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Deserialize)]
+pub(super) struct PacketAnswer {
+    pub(super) verdict: PacketVerdict,
+    #[serde(default)]
+    pub(super) also: Option<PacketVerdict>,
+    #[serde(default)]
+    pub(super) from: Option<String>,
+    #[serde(default)]
+    pub(super) to: Option<String>,
+    #[serde(default)]
+    pub(super) inner: Option<Inner>,
+    #[serde(default)]
+    pub(super) state: Option<String>,
+    #[serde(default)]
+    pub(super) track: Option<String>,
+}
+
+/// How a packet ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum PacketVerdict {
+    Forward,
+    Drop,
+    Reject,
+    Local,
 }

@@ -9,6 +9,7 @@ use weir_dataplane::yaml::{Node, Source};
 
 use super::case::{FlowAnswer, Head, HealthAnswer, Kind, Pairs, PolicyVerdict, Snat, Step, Stickiness};
 use super::objects::{self, Objects};
+use super::packets;
 use super::report::Tally;
 use super::world::{World, pair};
 
@@ -31,7 +32,7 @@ impl Sequences {
 }
 
 /// Judges one state of a case's objects.
-pub(super) fn step(
+pub(super) fn step<'t>(
     source: &Source,
     node: &Node<'_>,
     head: &Head,
@@ -45,12 +46,18 @@ pub(super) fn step(
         return validation(source, node, tally);
     }
     let count = expectations(step);
+    if !step.packets.is_empty() {
+        let changes = node.field("packets").map_or(&[][..], |n| n.list());
+        if let Err(why) = packets::judge(source, head.config.as_ref(), step, changes, objects.clone(), sequences.seed, tally) {
+            tally.broken(1, &why);
+        }
+        return;
+    }
     let snapshot = match objects.snapshot(source) {
         Ok(snapshot) => snapshot,
         Err(why) => return tally.broken(count, &why),
     };
     let world = World::new(snapshot, head.config.as_ref());
-    tally.broken(step.packets.len(), "cases with packets are not judged");
     for pairs in &step.expect {
         policy(&world, pairs, tally);
     }
@@ -66,9 +73,10 @@ fn expectations(step: &Step) -> usize {
         let between: usize = from.iter().map(|from| to.iter().filter(|to| p.with_self || from != *to).count()).sum();
         between * p.port.as_slice().len() * p.protocol.as_slice().len()
     };
+    let packets = step.packets.iter().filter(|p| p.expect.is_some()).count();
     let sequences: usize = step.affinity.iter().map(|s| s.steps.len()).sum();
     let flows: usize = step.flows.iter().map(|f| 1 + f.expect.policy.len()).sum();
-    step.expect.iter().map(pairs).sum::<usize>() + flows + step.healthchecks.len() + step.conntrack.len() + sequences
+    step.expect.iter().map(pairs).sum::<usize>() + flows + step.healthchecks.len() + step.conntrack.len() + sequences + packets
 }
 
 /// The cross product of one item of `expect`.

@@ -1,10 +1,12 @@
 //! Runs case files: ordinary objects and what must hold of them (`weir test`).
 //!
-//! A case is judged by what the daemon runs: the compiled tables. Nothing here knows a rule of Kubernetes.
+//! A case is judged by what the daemon runs: the compiled tables, and for connection tracking real packets through the
+//! pipeline. Nothing here knows a rule of Kubernetes.
 
 mod case;
 mod judge;
 mod objects;
+mod packets;
 mod report;
 #[cfg(test)]
 mod tests;

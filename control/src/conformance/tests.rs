@@ -120,3 +120,48 @@ fn affinity_is_compared_with_the_clients_connection_before() {
     let run = |word: &str| run_service(&format!("affinity:\n- {{name: a, {}}}\n", steps.replace("WORD", word)));
     assert_eq!((run("same").passed, run("other").passed), (2, 1));
 }
+
+const PACKETS: &str = "id: packets\nkind: conntrack\n\
+    config: {this_node: n1, cluster_cidrs: [10.1.0.0/16], masquerade_all: false, nodeport_addresses: [], service_cidrs: [10.96.0.0/16]}\n\
+    snapshot:\n\
+    - {apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}\n\
+    packets:\n";
+
+fn run_packets(rest: &str) -> Report {
+    let mut report = Report::default();
+    run_file("packets.yaml", format!("{PACKETS}{rest}").into_bytes(), None, 1, &mut report);
+    report
+}
+
+#[test]
+fn a_port_that_translation_chose_stands_for_itself_later() {
+    let there = "- {'n': 1, proto: UDP, from: '10.1.0.9:700', to: '203.0.113.1:53', expect: {verdict: forward, from: '10.0.0.1:*'}}\n";
+    let back = "- {'n': 2, proto: UDP, from: '203.0.113.1:53', to: '10.0.0.1:*', expect: {verdict: forward, to: '10.1.0.9:700'}}\n";
+    let report = run_packets(&format!("{there}{back}"));
+    assert_eq!((report.passed, report.failed), (2, 0), "{}", report.print(Format::Text));
+    assert_eq!(run_packets(back).failed, 1, "nothing is known of the port yet");
+}
+
+#[test]
+fn what_a_packet_becomes_is_compared_in_verdict_addresses_and_state() {
+    let packet = |expect: &str| {
+        let text = "- {'n': 1, proto: TCP, from: '10.1.0.9:700', to: '10.1.0.8:80', tcp: {flags: S}, expect: {WHAT}}\n";
+        let other = "- {'n': 2, proto: UDP, from: '10.1.0.8:1', to: '10.1.0.9:1', expect: {verdict: forward}}\n";
+        run_packets(&format!("{}{other}", text.replace("WHAT", expect))).failed
+    };
+    assert_eq!(packet("verdict: forward, to: '10.1.0.8:80', state: SYN_SENT"), 0);
+    assert_eq!(packet("verdict: drop, also: forward"), 0);
+    assert_eq!(packet("verdict: drop"), 1);
+    assert_eq!(packet("verdict: forward, to: '10.1.0.8:81'"), 1);
+    assert_eq!(packet("verdict: forward, state: ESTABLISHED"), 1);
+    assert_eq!(packet("verdict: forward, track: invalid"), 1);
+}
+
+#[test]
+fn time_passes_and_entries_with_it() {
+    let first = "- {'n': 1, proto: TCP, from: '10.1.0.9:700', to: '203.0.113.1:80', tcp: {flags: S}, expect: {verdict: forward}}\n";
+    let late = "- {'n': 2, at: 999999, proto: TCP, from: '10.1.0.9:700', to: '203.0.113.1:80', tcp: {flags: A, seq: 1, ack: 1}, \
+        expect: {verdict: drop, track: invalid}}\n";
+    let report = run_packets(&format!("{first}{late}"));
+    assert_eq!((report.passed, report.failed), (2, 0), "{}", report.print(Format::Text));
+}

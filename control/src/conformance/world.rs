@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use weir_dataplane::conntrack::Tuple;
-use weir_dataplane::model::{Direction, Family, Ip, NodeConfig, NodeState, Protocol, Service};
+use weir_dataplane::model::{Direction, Family, Ip, NodeConfig, NodeState, OverlayMode, Protocol, Service};
 use weir_dataplane::policy::{Explained, Query, explain};
 use weir_dataplane::runtime::Runtime;
 use weir_dataplane::service::{Affinity, Candidates, Selection, hairpin};
@@ -13,7 +13,7 @@ use weir_dataplane::tables::Tables;
 
 use super::case::{Config, FlowVerdict, HealthAnswer, PolicyVerdict, Snat};
 use crate::compile::{CompileError, compile};
-use crate::source::objects::Snapshot;
+use crate::source::objects::{Meta, Namespace, Pod, Snapshot};
 
 /// One state of a case's objects, with the tables of every node whose judgement was asked for.
 pub(super) struct World {
@@ -50,6 +50,29 @@ pub(super) struct ServiceAnswer {
 }
 
 impl World {
+    /// Takes a snapshot for packets: natively routed, with a pod for every address of `clients` that nobody has.
+    ///
+    /// Cases leave out pods that only act as clients. Those whose address no slice gives to another node are this node's.
+    pub(super) fn with_clients(mut snapshot: Snapshot, case: Option<&Config>, clients: &[IpAddr]) -> Self {
+        let this = case.map_or("", |c| c.this_node.as_str());
+        let inside = |a: &IpAddr| case.and_then(|c| c.cluster_cidrs.as_ref()).is_some_and(|cidrs| cidrs.iter().any(|c| c.contains(a)));
+        for client in clients.iter().filter(|a| inside(a)) {
+            let known = snapshot.pods.iter().any(|p| p.addresses.contains(client));
+            let endpoint = snapshot.slices.iter().flat_map(|s| &s.endpoints).find(|e| e.address == *client);
+            if !known && endpoint.is_none_or(|e| e.node.as_deref() == Some(this)) {
+                let meta = Meta { name: format!("client-{client}"), namespace: "default".into(), ..Meta::default() };
+                snapshot.pods.push(Pod { meta, node: Some(this.into()), addresses: vec![*client], ..Pod::default() });
+            }
+        }
+        if snapshot.namespaces.iter().all(|n| n.meta.name != "default") {
+            let meta = Meta { name: "default".into(), ..Meta::default() };
+            snapshot.namespaces.push(Namespace { meta });
+        }
+        let mut world = Self::new(snapshot, case);
+        world.config.overlay.mode = OverlayMode::Native;
+        world
+    }
+
     /// Takes a snapshot. Cases without `config` are judged with the defaults.
     pub(super) fn new(snapshot: Snapshot, case: Option<&Config>) -> Self {
         let mut config = NodeConfig::offline(case.map_or("", |c| c.this_node.as_str()));
