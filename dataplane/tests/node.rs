@@ -351,7 +351,7 @@ fn fragments_follow_their_first_one() {
         let total = (frame.len() - 14) as u16;
         frame[16..18].copy_from_slice(&total.to_be_bytes());
         frame[18..20].copy_from_slice(&77u16.to_be_bytes());
-        frame[20..22].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+        frame[20..22].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         frame[24..26].fill(0);
         let sum = weir_dataplane::wire::checksum::full(&frame[14..34], 0);
         frame[24..26].copy_from_slice(&sum.to_be_bytes());

@@ -102,10 +102,9 @@ fn odd_link(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, headers: &Header
 fn answer_arp(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, request: &ArpPacket) -> Verdict {
     // A probe (sender 0.0.0.0) and an announcement (sender = target) look for others with the address: there are none here.
     let asks = request.is_request && request.sender_ip.low32() != 0 && request.sender_ip != request.target_ip;
-    if asks && speaks_for(cx, port, request.target_ip) {
-        if arp::answer(cx.arena.bytes_mut(&mut packet.frame), request, MacAddr::GATEWAY) {
-            return Verdict::Reply(None);
-        }
+    let known = asks && speaks_for(cx, port, request.target_ip);
+    if known && arp::answer(cx.arena.bytes_mut(&mut packet.frame), request, MacAddr::GATEWAY) {
+        return Verdict::Reply(None);
     }
     Verdict::Drop(DropReason::NeighbourIgnored)
 }

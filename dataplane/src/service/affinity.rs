@@ -82,7 +82,7 @@ impl Affinity {
 }
 
 /// The finalizer of SplitMix64: every input bit changes half of the output.
-const fn mix(mut x: u64) -> u64 {
+pub(super) const fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -99,14 +99,8 @@ fn print(backend: &Backend) -> u32 {
     (backend_hash(backend) as u32).max(1)
 }
 
-fn backend_hash(backend: &Backend) -> u64 {
+/// Names a backend in 64 bits, the same in every process.
+pub(super) fn backend_hash(backend: &Backend) -> u64 {
     let address = backend.address.0;
     mix(mix((address >> 64) as u64 ^ u64::from(backend.port)) ^ address as u64)
-}
-
-/// The backend with the highest weight for a client (rendezvous hashing): when one of n leaves, only its own clients move.
-pub(super) fn highest(backends: &[Backend], client: Ip) -> Backend {
-    let client = mix((client.0 >> 64) as u64) ^ client.0 as u64;
-    let weight = |backend: &&Backend| mix(client ^ backend_hash(backend));
-    backends.iter().max_by_key(weight).copied().unwrap_or(backends[0])
 }

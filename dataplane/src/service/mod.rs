@@ -4,6 +4,9 @@
 //! never comes here (E2.16). Never edits a packet. Semantics: E2.3 to E2.35, as kube-proxy's nftables mode has them.
 
 mod affinity;
+mod scheduler;
+#[cfg(test)]
+mod tests;
 
 use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
@@ -85,6 +88,8 @@ pub struct Services {
     frontends: HashMap<FrontendKey, (ServiceIndex, FrontendKind)>,
     services: Vec<Entry>,
     backends: Vec<Backend>,
+    /// Maglev tables, 2 bytes an entry, about 100 entries a backend.
+    maglev: Vec<u16>,
     source_ranges: Vec<IpNet>,
     cluster_ips: HashSet<Ip>,
     /// Cluster IPs with a usable endpoint (E2.6).
@@ -121,10 +126,17 @@ impl Span {
     }
 }
 
+/// The backends of one policy, and their Maglev table where that is the scheduler.
+#[derive(Clone, Copy, Debug)]
+struct Set {
+    backends: Span,
+    maglev: Span,
+}
+
 #[derive(Debug)]
 struct Entry {
-    cluster: Span,
-    local: Span,
+    cluster: Set,
+    local: Set,
     source_ranges: Span,
     any_usable: bool,
     internal_local: bool,
@@ -147,6 +159,7 @@ impl Services {
             frontends: HashMap::new(),
             services: Vec::with_capacity(state.services.len()),
             backends: Vec::new(),
+            maglev: Vec::new(),
             source_ranges: Vec::new(),
             cluster_ips: state.cluster_ips.iter().map(|a| Ip::from(*a)).collect(),
             pingable: HashSet::new(),
@@ -163,17 +176,13 @@ impl Services {
                     services.pingable.insert(key.address);
                 }
             }
-            let backend = |index: &u32| {
-                let backend = &service.backends[*index as usize];
-                Backend { address: backend.address.into(), port: backend.port }
-            };
             if service.protocol.number() == proto::UDP {
                 let serving = service.backends.iter().filter(|b| b.serving);
                 let serving = serving.map(|b| (index as ServiceIndex, Backend { address: b.address.into(), port: b.port }));
                 services.serving.extend(serving);
             }
-            let cluster = Span::push(&mut services.backends, service.cluster.iter().map(backend));
-            let local = Span::push(&mut services.backends, service.local.iter().map(backend));
+            let cluster = services.push_set(service, &service.cluster);
+            let local = services.push_set(service, &service.local);
             let source_ranges = Span::push(&mut services.source_ranges, service.source_ranges.iter().copied());
             let name = format!("{}/{}/{}/{:?}/{:?}", service.namespace, service.name, service.port_name, service.protocol, service.family);
             services.services.push(Entry {
@@ -191,28 +200,48 @@ impl Services {
         services
     }
 
+    fn push_set(&mut self, service: &crate::model::Service, members: &[u32]) -> Set {
+        let backend = |index: &u32| {
+            let backend = &service.backends[*index as usize];
+            Backend { address: backend.address.into(), port: backend.port }
+        };
+        let backends = Span::push(&mut self.backends, members.iter().map(backend));
+        let table = match self.scheduler {
+            Scheduler::Maglev => scheduler::maglev_table(backends.of(&self.backends)),
+            _ => Vec::new(),
+        };
+        Set { backends, maglev: Span::push(&mut self.maglev, table) }
+    }
+
     /// Finds what a new flow may be sent to.
     pub fn candidates(&self, tuple: &Tuple, origin: Origin, in_services: bool) -> Candidates<'_> {
+        self.candidate_set(tuple, origin, in_services).0
+    }
+
+    /// The same, with the Maglev table of the backends.
+    fn candidate_set(&self, tuple: &Tuple, origin: Origin, in_services: bool) -> (Candidates<'_>, &[u16]) {
         let key = FrontendKey { address: tuple.dst, proto: tuple.proto, port: tuple.dport };
         let Some((index, kind)) = self.frontends.get(&key).copied() else {
-            return self.no_frontend(tuple, in_services);
+            return (self.no_frontend(tuple, in_services), &[]);
         };
         let service = &self.services[index as usize];
         // E2.32: checked before anything else, for clients inside the cluster too.
         if kind == FrontendKind::LoadBalancer && !self.passes_source_ranges(service, tuple.src) {
-            return Candidates::Drop(DropReason::LbSourceRange, Some(index));
+            return (Candidates::Drop(DropReason::LbSourceRange, Some(index)), &[]);
         }
         // E2.7
         if kind == FrontendKind::ClusterIp && origin == Origin::External && !self.external_cluster_ip {
-            return Candidates::Drop(DropReason::ServiceNotExternal, Some(index));
+            return (Candidates::Drop(DropReason::ServiceNotExternal, Some(index)), &[]);
         }
         let (local_only, masquerade) = self.handling(service, kind, origin);
-        let backends = if local_only { service.local } else { service.cluster }.of(&self.backends);
-        match (backends.is_empty(), local_only && service.any_usable) {
+        let set = if local_only { service.local } else { service.cluster };
+        let backends = set.backends.of(&self.backends);
+        let candidates = match (backends.is_empty(), local_only && service.any_usable) {
             (false, _) => Candidates::Backends { backends, masquerade, service: index },
             (true, true) => Candidates::Drop(DropReason::ServiceNoLocalBackend, Some(index)),
             (true, false) => Candidates::Refuse(DropReason::ServiceBackendNotFound, Some(index)),
-        }
+        };
+        (candidates, set.maglev.of(&self.maglev))
     }
 
     /// Chooses the backend of a new flow. `now_secs` and `random` are the caller's clock and randomness.
@@ -225,7 +254,8 @@ impl Services {
         now_secs: u32,
         random: &mut fastrand::Rng,
     ) -> Selection {
-        let (backends, masquerade, index) = match self.candidates(tuple, origin, in_services) {
+        let (candidates, table) = self.candidate_set(tuple, origin, in_services);
+        let (backends, masquerade, index) = match candidates {
             Candidates::NotService => return Selection::NotService,
             Candidates::Refuse(reason, service) => return Selection::Refuse(reason, service),
             Candidates::Drop(reason, service) => return Selection::Drop(reason, service),
@@ -233,12 +263,12 @@ impl Services {
         };
         let service = &self.services[index as usize];
         let backend = match service.affinity_timeout_secs {
-            None => self.choose(backends, tuple, random),
+            None => self.choose(backends, table, tuple, random),
             Some(timeout_secs) => {
                 let client = affinity::Client { service: service.fingerprint, address: tuple.src };
                 // E2.35: what is remembered counts only while it is among the candidates.
                 let kept = affinity.find(&client, backends, timeout_secs, now_secs);
-                let backend = kept.unwrap_or_else(|| self.choose(backends, tuple, random));
+                let backend = kept.unwrap_or_else(|| self.choose(backends, table, tuple, random));
                 affinity.remember(&client, &backend, now_secs);
                 backend
             }
@@ -297,10 +327,12 @@ impl Services {
         !service.source_ranges_deny_all && (ranges.is_empty() || ranges.iter().any(|range| range.contains(&source)))
     }
 
-    fn choose(&self, backends: &[Backend], tuple: &Tuple, random: &mut fastrand::Rng) -> Backend {
-        match self.scheduler {
-            Scheduler::SourceHash => affinity::highest(backends, tuple.src),
-            Scheduler::Random | Scheduler::Maglev | Scheduler::LeastConnections => backends[random.usize(..backends.len())],
-        }
+    fn choose(&self, backends: &[Backend], table: &[u16], tuple: &Tuple, random: &mut fastrand::Rng) -> Backend {
+        let hashed = match self.scheduler {
+            Scheduler::SourceHash => Some(scheduler::rendezvous(backends, tuple.src)),
+            Scheduler::Maglev => scheduler::maglev(table, backends, tuple),
+            Scheduler::Random | Scheduler::LeastConnections => None,
+        };
+        hashed.unwrap_or_else(|| backends[random.usize(..backends.len())])
     }
 }

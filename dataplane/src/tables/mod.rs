@@ -50,28 +50,26 @@ impl Tables {
 
     /// Compiles what changed since `before` and shares the rest.
     pub fn compile_shared(state: Arc<NodeState>, runtime: Arc<Runtime>, generation: u32, before: Option<&Self>) -> Self {
-        let same_nodes = before.filter(|b| {
-            b.state.this_node == state.this_node && b.state.nodes == state.nodes && b.state.cluster == state.cluster && b.runtime == runtime
+        let same_nodes = before.filter(|b| b.state.this_node == state.this_node && b.state.nodes == state.nodes);
+        let same_policy = same_nodes.filter(|b| {
+            (&b.state.cluster, &b.state.endpoints, &b.state.identities) == (&state.cluster, &state.endpoints, &state.identities)
+                && (&b.state.selections, &b.state.policies) == (&state.selections, &state.policies)
+                && (&b.runtime.config, &b.runtime.ports) == (&runtime.config, &runtime.ports)
+                && b.runtime.underlay.addresses == runtime.underlay.addresses
         });
-        let same_pods = same_nodes.filter(|b| {
-            b.state.endpoints == state.endpoints
-                && b.state.identities == state.identities
-                && b.state.selections == state.selections
-                && b.state.policies == state.policies
+        let same_services = before.filter(|b| {
+            (&b.state.services, &b.state.cluster_ips) == (&state.services, &state.cluster_ips) && b.runtime.config == runtime.config
         });
-        let (addresses, policies) = match same_pods {
+        let same_routes = same_nodes.filter(|b| b.runtime == runtime);
+        let (addresses, policies) = match same_policy {
             Some(b) => (b.addresses.clone(), b.policies.clone()),
             None => compile_policy(&state, &runtime),
         };
-        let services = match before.filter(|b| {
-            b.state.services == state.services
-                && b.state.cluster_ips == state.cluster_ips
-                && b.runtime.config.services == runtime.config.services
-        }) {
+        let services = match same_services {
             Some(b) => b.services.clone(),
             None => Arc::new(Services::compile(&state, &runtime.config)),
         };
-        let routes = match same_nodes {
+        let routes = match same_routes {
             Some(b) => b.routes.clone(),
             None => Arc::new(Routes::compile(&state, &runtime)),
         };
@@ -135,4 +133,26 @@ fn compile_policy(state: &NodeState, runtime: &Runtime) -> (Arc<Addresses>, Arc<
     let addresses = Addresses::compile(state, runtime, &mut classes, &subject_of);
     let policies = Policies::compile(state, &classes, &subjects);
     (Arc::new(addresses), Arc::new(policies))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NodeConfig;
+
+    #[test]
+    fn a_generation_shares_what_did_not_change() {
+        let state = Arc::new(NodeState::default());
+        let runtime = Arc::new(Runtime::offline(&state, NodeConfig::offline("n")));
+        let first = Tables::compile_shared(state.clone(), runtime.clone(), 1, None);
+        let services = Arc::new(NodeState { cluster_ips: vec![[10, 96, 0, 1].into()], ..NodeState::default() });
+        let second = Tables::compile_shared(services.clone(), runtime.clone(), 2, Some(&first));
+        assert!(Arc::ptr_eq(&first.policies, &second.policies) && Arc::ptr_eq(&first.routes, &second.routes));
+        assert!(!Arc::ptr_eq(&first.services, &second.services));
+        let mut underlay = (*runtime).clone();
+        underlay.underlay.mtu = 9000;
+        let third = Tables::compile_shared(services, Arc::new(underlay), 3, Some(&second));
+        assert!(Arc::ptr_eq(&third.policies, &second.policies) && Arc::ptr_eq(&third.services, &second.services));
+        assert!(!Arc::ptr_eq(&third.routes, &second.routes));
+    }
 }
