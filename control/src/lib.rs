@@ -6,4 +6,5 @@ pub mod cli;
 pub mod compile;
 pub mod conformance;
 pub mod lab;
+pub mod sim;
 pub mod source;

@@ -52,8 +52,18 @@ pub(super) struct NodeArgs {
 }
 
 impl NodeArgs {
+    /// As [`resolve`](Self::resolve), but where nothing tells one of several nodes, the first one will do: for questions that
+    /// are about the whole cluster.
+    pub(super) fn resolve_or_first(&self, snapshot: &Snapshot) -> anyhow::Result<NodeConfig> {
+        self.find(snapshot, true)
+    }
+
     /// Finds the node and its configuration.
     pub(super) fn resolve(&self, snapshot: &Snapshot) -> anyhow::Result<NodeConfig> {
+        self.find(snapshot, false)
+    }
+
+    fn find(&self, snapshot: &Snapshot, any: bool) -> anyhow::Result<NodeConfig> {
         let mut config = match &self.config {
             Some(path) => Some(config::load(path).map_err(|error| match error {
                 ConfigError::Faults(_) => anyhow::Error::from(Refused(error.to_string())),
@@ -71,7 +81,7 @@ impl NodeArgs {
             (None, []) => bail!("the snapshot has no Node\n  try: kubectl get nodes -o yaml, and add it with -f"),
             (None, _) => match host().filter(|host| names.contains(&host.as_str())) {
                 Some(host) => host,
-                None if names.len() == 1 => names[0].to_owned(),
+                None if any || names.len() == 1 => names[0].to_owned(),
                 None => bail!("which node? the snapshot has: {}\n  try: --node {}", names.join(", "), names[0]),
             },
         };

@@ -11,10 +11,12 @@ mod conntrack;
 mod lab;
 mod man;
 mod policies;
+mod replay;
 mod services;
 mod status;
 mod style;
 mod test;
+mod trace;
 mod validate;
 
 use std::io;
@@ -48,6 +50,10 @@ struct Cli {
 enum Command {
     /// Checks a snapshot and prints everything that is wrong with it
     Validate(validate::Args),
+    /// Follows the first packet of a connection across the cluster, and says why it ends as it does
+    Trace(trace::Args),
+    /// Sends a capture through the pipeline of one node and says what becomes of every packet
+    Replay(replay::Args),
     /// Puts a snapshot in force
     Apply(apply::Args),
     /// Runs case files and scenario folders, and says which expectations do not hold
@@ -73,6 +79,8 @@ impl Command {
     fn run(&self) -> anyhow::Result<Answer> {
         match self {
             Self::Validate(args) => args.run(),
+            Self::Trace(args) => args.run(),
+            Self::Replay(args) => args.run(),
             Self::Apply(args) => args.run(),
             Self::Test(args) => args.run(),
             Self::Status(args) => args.run(),

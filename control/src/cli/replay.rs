@@ -1,0 +1,312 @@
+//! `weir replay`: a capture through the real pipeline, against a snapshot, on a chosen node.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use weir_dataplane::capture::{Capture, CaptureError, Direction, PacketNote, PcapngWriter};
+use weir_dataplane::io::PortId;
+use weir_dataplane::verdict::Verdict;
+
+use super::common::{NodeArgs, SnapshotArgs, compile_for};
+use super::{Answer, Refused};
+use crate::sim::flows::{FlowRow, Flows};
+use crate::sim::hubble;
+use crate::sim::node::SimNode;
+use crate::sim::replay::{self, Ended, Hint, Summary, Taken};
+use crate::sim::row::{Namer, Row};
+
+/// Arguments of `weir replay`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    snapshot: SnapshotArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// The capture: pcap or pcapng, also gzipped; - is stdin
+    #[arg(long, value_name = "FILE")]
+    pcap: PathBuf,
+    /// Frames of the capture's interface IFACE (* = any) enter by PORT: uplink, host or namespace/pod. Without a hint a frame
+    /// enters by the port of the local pod that owns its source address, else by the uplink
+    #[arg(long, value_name = "IFACE=PORT")]
+    port_of: Vec<Hint>,
+    /// Also write what went in and what came out, with verdicts and comments, as pcapng
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Output form
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Form,
+    /// A line per what; summary prints the sums alone, at full speed
+    #[arg(long, value_enum, default_value = "packet")]
+    per: Per,
+    /// Seed of what is left to chance
+    #[arg(long, value_name = "N", default_value_t = crate::sim::scenario::SEED)]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people
+    Table,
+    /// A JSON object a line
+    Json,
+    /// Hubble's GetFlowsResponse, one a line, for `hubble observe --input-file`
+    Hubble,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Per {
+    Packet,
+    Flow,
+    Summary,
+}
+
+impl Args {
+    pub(super) fn run(&self) -> anyhow::Result<Answer> {
+        let snapshot = self.snapshot.load()?;
+        let config = self.node.resolve(&snapshot)?;
+        let state = compile_for(&snapshot, &config)?;
+        let mut node = SimNode::new(&state, config, self.seed).context("cannot make the node's tables")?;
+        let port_of = replay::port_of(&node, &self.port_of).map_err(anyhow::Error::msg)?;
+        let capture = Capture::open(&self.pcap).map_err(|error| fault(&self.pcap, error))?;
+        let runtime = node.runtime().clone();
+        let mut namer = Namer::new(&state, &runtime);
+        let mut recorder = match &self.write {
+            Some(path) => Some(Recorder::create(path, &runtime.ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>())?),
+            None => None,
+        };
+
+        let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        let mut flows = Flows::default();
+        if self.output == Form::Table && self.per != Per::Summary {
+            writeln!(out, "{}", if self.per == Per::Packet { packet_header() } else { flow_header() })?;
+        }
+        let progress = Progress::new();
+        let mut watcher = |taken: &Taken<'_>| -> io::Result<()> {
+            let (note, fate) = (taken.note, taken.fate);
+            if self.per == Per::Flow {
+                flows.add(note.number, note.time, note.wire_len.into(), fate);
+            }
+            if self.per == Per::Packet || recorder.is_some() {
+                let row = namer.row(note.number, note.time, fate);
+                if let Some(recorder) = &mut recorder {
+                    recorder.write(taken, &row)?;
+                }
+                if self.per == Per::Packet {
+                    match self.output {
+                        Form::Table => writeln!(out, "{}", packet_line(&row))?,
+                        Form::Json => writeln!(out, "{}", serde_json::to_string(&row)?)?,
+                        Form::Hubble => writeln!(out, "{}", hubble::line(&mut namer, &row, fate))?,
+                    }
+                }
+            }
+            Ok(())
+        };
+        let watched = self.per != Per::Summary || self.write.is_some();
+        let watcher: Option<&mut replay::Watcher<'_>> = if watched { Some(&mut watcher) } else { None };
+        let ended = replay::run(&mut node, capture, port_of, watcher, |read, whole| progress.at(read, whole))?;
+        progress.finish();
+
+        match self.output {
+            _ if self.per != Per::Flow => {}
+            Form::Table => flows.rows(&mut namer).try_for_each(|row| writeln!(out, "{}", flow_line(&row)))?,
+            Form::Json => {
+                for row in flows.rows(&mut namer) {
+                    writeln!(out, "{}", serde_json::to_string(&row)?)?;
+                }
+            }
+            Form::Hubble => {
+                for (row, fate) in flows.firsts(&mut namer) {
+                    writeln!(out, "{}", hubble::line(&mut namer, &row, &fate))?;
+                }
+            }
+        }
+        self.write_summary(&mut out, &ended.summary)?;
+        out.flush()?;
+        drop(out);
+        if let (Some(recorder), Some(path)) = (recorder, &self.write) {
+            recorder.finish().with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        self.verdict(ended)
+    }
+
+    fn write_summary(&self, out: &mut impl Write, summary: &Summary) -> anyhow::Result<()> {
+        match self.output {
+            Form::Table => write!(out, "{}", foot(summary, self.per != Per::Summary))?,
+            Form::Json => writeln!(out, "{}", serde_json::json!({ "summary": summary }))?,
+            // Every line of this form is a flow; the sums are a message.
+            Form::Hubble => eprint!("{}", foot(summary, false)),
+        }
+        Ok(())
+    }
+
+    /// What the capture's state means for the exit status: all that could be read was shown.
+    fn verdict(&self, ended: Ended) -> anyhow::Result<Answer> {
+        for (link, count) in &ended.foreign {
+            eprintln!("warning: {}: {count} packets of link type {link} were passed over", self.pcap.display());
+        }
+        match ended.fault {
+            Some(error) => Err(fault(&self.pcap, error)),
+            None if ended.summary.packets == 0 => Err(Refused(format!("{}: the capture holds no packets", self.pcap.display())).into()),
+            None => Ok(Answer::Yes),
+        }
+    }
+}
+
+/// A file that is not there cannot be read at all; one that says nonsense was refused.
+fn fault(path: &Path, error: CaptureError) -> anyhow::Error {
+    match error {
+        CaptureError::Open(_) => anyhow!("{}: {error}", path.display()),
+        _ => Refused(format!("{}: {error}", path.display())).into(),
+    }
+}
+
+fn packet_header() -> String {
+    format!(
+        "{:>6} {:<15} {:<20} {:<24} {:<24} {:<6} {:<8} {:<20} {}",
+        "N", "TIME", "IN", "SOURCE", "DESTINATION", "PROTO", "VERDICT", "OUT", "WHY"
+    )
+}
+
+fn packet_line(row: &Row) -> String {
+    let text = |value: &Option<String>| value.as_deref().unwrap_or("-").to_owned();
+    let line = format!(
+        "{:>6} {:<15} {:<20} {:<24} {:<24} {:<6} {:<8} {:<20} {}",
+        row.n,
+        clock(&row.time),
+        row.in_port,
+        text(&row.src),
+        text(&row.dst),
+        text(&row.proto),
+        row.verdict,
+        text(&row.out),
+        row.why()
+    );
+    line.trim_end().to_owned()
+}
+
+fn flow_header() -> String {
+    format!(
+        "{:>6} {:>8} {:>10} {:<20} {:<24} {:<24} {:<6} {:<20} {}",
+        "N", "PACKETS", "BYTES", "IN", "SOURCE", "DESTINATION", "PROTO", "VERDICTS", "WHY"
+    )
+}
+
+fn flow_line(row: &FlowRow) -> String {
+    let text = |value: &Option<String>| value.as_deref().unwrap_or("-").to_owned();
+    let verdicts: Vec<String> = row.verdicts.iter().map(|(verdict, count)| format!("{verdict} {count}")).collect();
+    let first = &row.first;
+    let line = format!(
+        "{:>6} {:>8} {:>10} {:<20} {:<24} {:<24} {:<6} {:<20} {}",
+        first.n,
+        row.packets,
+        row.bytes,
+        first.in_port,
+        text(&first.src),
+        text(&first.dst),
+        text(&first.proto),
+        verdicts.join(", "),
+        first.why()
+    );
+    line.trim_end().to_owned()
+}
+
+/// The time of day of an RFC 3339 timestamp, microseconds.
+fn clock(time: &str) -> String {
+    let day = time.split_once('T').map_or(time, |(_, clock)| clock).trim_end_matches('Z');
+    let (seconds, fraction) = day.split_once('.').unwrap_or((day, ""));
+    format!("{seconds}.{:0<6.6}", fraction)
+}
+
+fn foot(summary: &Summary, separated: bool) -> String {
+    let mut text = format!(
+        "{}{} packets: {} forward, {} host, {} reply, {} drop\n",
+        if separated { "\n" } else { "" },
+        summary.packets,
+        summary.forward,
+        summary.host,
+        summary.reply,
+        summary.drop
+    );
+    for (how, counts) in [("dropped", &summary.reasons), ("refused", &summary.rejects)] {
+        let mut counts: Vec<_> = counts.iter().collect();
+        counts.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), **name));
+        for (name, count) in counts {
+            text.push_str(&format!("{count:>8} {how} {name}\n"));
+        }
+    }
+    text
+}
+
+/// Writes what went in and what came out. Interfaces are the node's ports, in their order.
+struct Recorder {
+    out: PcapngWriter<BufWriter<File>>,
+    ports: u32,
+}
+
+impl Recorder {
+    fn create(path: &Path, ports: &[String]) -> anyhow::Result<Self> {
+        let made = File::create(path).and_then(|file| {
+            let mut out = PcapngWriter::new(BufWriter::new(file), concat!("weir ", env!("CARGO_PKG_VERSION")))?;
+            ports.iter().try_for_each(|name| out.interface(name, ""))?;
+            Ok(Self { out, ports: ports.len() as u32 })
+        });
+        made.with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn write(&mut self, taken: &Taken<'_>, row: &Row) -> io::Result<()> {
+        // enum xdp_action (linux/bpf.h): drop 1, pass 2, send back 3, redirect 4.
+        let action = match taken.fate.verdict {
+            Verdict::Drop(_) => 1,
+            Verdict::Host(_) => 2,
+            Verdict::Reply(_) => 3,
+            Verdict::Forward(_) | Verdict::Encap(_) => 4,
+        };
+        let why = row.why();
+        let comment = if why.is_empty() { row.verdict.to_owned() } else { format!("{}: {why}", row.verdict) };
+        let note = PacketNote { id: row.n, direction: Direction::In, xdp_action: Some(action), comment: &comment };
+        let interface = |port: PortId| u32::from(port.0).min(self.ports - 1);
+        self.out.packet(interface(taken.fate.in_port), taken.note.time, taken.before, &note)?;
+        if let (Some(port), Some(after)) = (taken.fate.out_port(), taken.after) {
+            let note = PacketNote { id: row.n, direction: Direction::Out, xdp_action: None, comment: "" };
+            self.out.packet(interface(port), taken.note.time, after, &note)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<()> {
+        self.out.finish().map(drop)
+    }
+}
+
+/// A bar on stderr while it takes long, where a person looks.
+struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    fn new() -> Self {
+        let wanted = io::stderr().is_terminal() && !io::stdout().is_terminal();
+        Self(wanted.then(|| {
+            let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
+            let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        }))
+    }
+
+    fn at(&self, read: u64, whole: Option<u64>) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(whole.unwrap_or(read));
+            bar.set_position(read);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

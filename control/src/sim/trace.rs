@@ -1,0 +1,462 @@
+//! One made-up connection's first packet across the cluster, every node simulated.
+//!
+//! The packet enters where its source is, goes through that node's real pipeline, and the frame that leaves by the uplink
+//! enters the node that it is for. Both sides' policies are judged on the backend that a Service chose, also where the
+//! first side denies already.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+use weir_dataplane::conntrack::Tuple;
+use weir_dataplane::craft::Craft;
+use weir_dataplane::io::mem::MemIo;
+use weir_dataplane::io::{Batch, PacketIo, PortId};
+use weir_dataplane::model::{Direction, Family, Ip, MacAddr, NodeConfig, NodeState, Protocol, proto};
+use weir_dataplane::policy::{Explained, Query, explain};
+use weir_dataplane::service::Candidates;
+use weir_dataplane::tables::OwnerKind;
+use weir_dataplane::verdict::Verdict;
+
+use super::fate::{Fate, Fates};
+use super::node::SimNode;
+use super::place::Place;
+use super::row::{Encap, Namer, PolicySide, ServiceName, endpoint_of, protocol};
+use crate::compile::compile;
+use crate::source::objects::Snapshot;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Who opens the connection.
+    pub from: Place,
+    /// To whom.
+    pub to: Place,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// Destination port; where it is missing, the first one that a Service has for the protocol, else 80.
+    pub port: Option<u16>,
+    /// Source port.
+    pub sport: u16,
+    /// Only this family; where it is missing, that of the destination's first address that the source has too.
+    pub family: Option<Family>,
+    /// Seed of all chance.
+    pub seed: u64,
+}
+
+/// What is answered: the JSON of `weir trace`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    /// `forward`, `drop`, `reject` or `host`.
+    pub verdict: &'static str,
+    /// Name of the drop reason.
+    pub reason: Option<&'static str>,
+    /// Its number.
+    pub reason_code: Option<u8>,
+    /// `ipv4` or `ipv6`.
+    pub family: Family,
+    /// The packet as it was sent.
+    pub packet: Sent,
+    /// The Service that was asked for.
+    pub service: Option<ServiceName>,
+    /// Every backend that could be chosen, sorted.
+    pub backends: Vec<String>,
+    /// The one chosen.
+    pub backend: Option<String>,
+    /// The address that the destination sees, where it is not the sender's.
+    pub snat: Option<String>,
+    /// The overlay between the nodes.
+    pub encap: Option<Encap>,
+    /// The source's side; `null` where the source is no pod.
+    pub egress: Option<Explained>,
+    /// The destination's side; `null` where the destination is no pod.
+    pub ingress: Option<Explained>,
+    /// What happened, in order.
+    pub steps: Vec<Step>,
+    /// What the decision looked at.
+    pub depends_on: Vec<String>,
+}
+
+/// The made-up packet.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sent {
+    /// Source.
+    pub src: String,
+    /// Destination.
+    pub dst: String,
+    /// Protocol's name.
+    pub proto: String,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// On which node.
+    pub node: String,
+    /// In which stage.
+    pub stage: &'static str,
+    /// What.
+    pub text: String,
+}
+
+/// Longest way of a packet: more nodes than this are a loop.
+const HOPS_MAX: usize = 4;
+/// Frames of one simulated node at a time, and the bytes of each.
+const FRAMES: u32 = 4;
+const FRAME_BYTES: u32 = 2048;
+/// Enough for one connection.
+const CONNECTIONS: u32 = 1024;
+
+/// The nodes of a snapshot, made as they are needed.
+struct Cluster<'a> {
+    snapshot: &'a Snapshot,
+    config: &'a NodeConfig,
+    seed: u64,
+    nodes: BTreeMap<String, SimNode>,
+}
+
+impl Cluster<'_> {
+    fn node(&mut self, name: &str) -> Result<&mut SimNode, String> {
+        if !self.nodes.contains_key(name) {
+            let mut config = self.config.clone();
+            config.node = name.into();
+            config.tables.connections = config.tables.connections.min(CONNECTIONS);
+            let state = compile(self.snapshot, name, &config).map_err(|error| error.to_string())?;
+            let node = SimNode::new(&state, config, self.seed).map_err(|error| error.to_string())?;
+            self.nodes.insert(name.into(), node);
+        }
+        self.nodes.get_mut(name).ok_or_else(|| format!("no node {name}"))
+    }
+}
+
+/// Where a packet starts: the node, the port, the address.
+struct Start {
+    node: String,
+    port: PortId,
+    source: IpAddr,
+    destination: IpAddr,
+}
+
+/// Follows the first packet of the connection that `question` describes. `config` holds the operator's choices for all nodes;
+/// its node is where a source outside the cluster comes in, unless its destination is on another one.
+///
+/// # Errors
+/// Where the question cannot be put: no such place, no address in common, no memory.
+pub fn trace(snapshot: &Snapshot, config: &NodeConfig, question: &Question) -> Result<Answer, String> {
+    let mut cluster = Cluster { snapshot, config, seed: question.seed, nodes: BTreeMap::new() };
+    let state = cluster.node(&config.node)?.state().clone();
+    let start = start(&mut cluster, &state, question)?;
+    let dport = match question.proto {
+        proto::TCP | proto::UDP | proto::SCTP => question.port.unwrap_or_else(|| default_port(&state, start.destination, question.proto)),
+        _ => question.sport,
+    };
+    let tuple = Tuple { src: start.source.into(), dst: start.destination.into(), sport: question.sport, dport, proto: question.proto };
+    let has_ports = matches!(question.proto, proto::TCP | proto::UDP | proto::SCTP);
+    let end = |ip: IpAddr, port| if has_ports { SocketAddr::new(ip, port).to_string() } else { ip.to_string() };
+    let packet = Sent { src: end(start.source, question.sport), dst: end(start.destination, dport), proto: protocol(question.proto) };
+    let mut walk = Walk { steps: Vec::new(), depends_on: Vec::new(), encap: None, snat: None };
+
+    let (candidates, masquerade) = candidates(cluster.node(&start.node)?, &tuple);
+    let mut craft = Craft::new(tuple);
+    craft.src_mac = MacAddr::from_ip(start.source);
+    craft.dst_mac = MacAddr::GATEWAY;
+    let (mut node, mut port, mut frame) = (start.node.clone(), start.port, craft.frame());
+    let mut first: Option<Fate> = None;
+    let mut last;
+    let mut hops = 0;
+    loop {
+        hops += 1;
+        let (fate, sent) = pass(cluster.node(&node)?, port, &frame)?;
+        let sim = cluster.node(&node)?;
+        walk.tell(sim, port, &fate, candidates.len());
+        walk.encap = walk.encap.or_else(|| Namer::new(sim.state(), sim.runtime()).encap(&fate));
+        if let Some(after) = fate.trail.after.filter(|after| after.src != tuple.src) {
+            walk.snat = Some(after.src);
+        }
+        let next = next_node(sim, &fate);
+        first.get_or_insert(fate);
+        last = fate;
+        let (Some(next), Some(sent)) = (next, sent) else { break };
+        if hops == HOPS_MAX {
+            return Err(format!("the packet is still on its way after {hops} nodes; last on {node}"));
+        }
+        port = cluster.node(&next)?.runtime().uplink().unwrap_or(PortId(0));
+        (node, frame) = (next, sent);
+    }
+    let first = first.unwrap_or(last);
+
+    // Policy sees the flow after the service choice and before source translation (E1.25); the destination's node sees the
+    // translated source of what came over the wire.
+    let seen = first.trail.backend.map_or(tuple, |b| Tuple { dst: b.address, dport: b.port, ..tuple });
+    let via_service = first.trail.service.is_some();
+    let egress = judge(&mut cluster, &state, seen.src, Direction::Egress, seen.dst, &seen, via_service)?;
+    let arrives_as = match walk.snat.or_else(|| masquerade.then(|| own_address(&cluster, &start.node, &seen)).flatten()) {
+        Some(address) if pod_node(&state, seen.dst).is_some_and(|on| on != start.node) => address,
+        _ => seen.src,
+    };
+    let ingress = judge(&mut cluster, &state, seen.dst, Direction::Ingress, arrives_as, &seen, via_service)?;
+
+    let source_node = cluster.node(&start.node)?;
+    let service = first.trail.service.and_then(|index| Namer::new(source_node.state(), source_node.runtime()).service(index));
+    let reason = last.reason();
+    Ok(Answer {
+        verdict: match last.verdict {
+            Verdict::Forward(_) | Verdict::Encap(_) => "forward",
+            Verdict::Reply(Some(_)) => "reject",
+            // The dataplane itself answers for the node's addresses.
+            Verdict::Host(_) | Verdict::Reply(None) => "host",
+            Verdict::Drop(_) => "drop",
+        },
+        reason: reason.map(|r| r.name()),
+        reason_code: reason.map(|r| r.code()),
+        family: seen.src.family(),
+        packet,
+        service,
+        backends: candidates,
+        backend: first.trail.backend.map(|b| SocketAddr::new(b.address.to_std(), b.port).to_string()),
+        snat: walk.snat.map(|ip| ip.to_string()),
+        encap: walk.encap,
+        egress,
+        ingress,
+        steps: walk.steps,
+        depends_on: walk.depends_on,
+    })
+}
+
+/// What is gathered on the way.
+struct Walk {
+    steps: Vec<Step>,
+    depends_on: Vec<String>,
+    encap: Option<Encap>,
+    snat: Option<Ip>,
+}
+
+impl Walk {
+    /// Puts what one node did into steps.
+    fn tell(&mut self, node: &SimNode, port: PortId, fate: &Fate, candidates: usize) {
+        let mut namer = Namer::new(node.state(), node.runtime());
+        let row = namer.row(1, 0, fate);
+        let name = namer.node().to_owned();
+        let mut step = |stage, text: String| self.steps.push(Step { node: name.clone(), stage, text });
+        let (src, dst) = (row.src.clone().unwrap_or_default(), row.dst.clone().unwrap_or_default());
+        let way_in = row.decap.as_ref().map(|from| format!(", unwrapped from node {from}'s VXLAN")).unwrap_or_default();
+        step("in", format!("by {}: {} {src} > {dst}{way_in}", row.in_port, row.proto.clone().unwrap_or_default()));
+        if let Some(state) = row.state {
+            step("conntrack", state.into());
+        }
+        if let Some(service) = &row.service {
+            let of =
+                format!("svc/{}/{}{}", service.namespace, service.name, service.port.as_ref().map(|p| format!(":{p}")).unwrap_or_default());
+            let text = match &row.backend {
+                Some(backend) => format!("{of}: {backend}, one of {candidates}"),
+                None => of,
+            };
+            step("service", text);
+        }
+        for (direction, judgement) in [(Direction::Egress, fate.trail.egress), (Direction::Ingress, fate.trail.ingress)] {
+            let Some(judgement) = judgement else { continue };
+            match row.policy.as_ref().filter(|side| side.direction == direction) {
+                Some(side) => step("policy", side.words()),
+                None => step("policy", allowed_words(direction, judgement.rule.is_some()).into()),
+            }
+        }
+        if let Some(to) = &row.dnat {
+            step("nat", format!("destination becomes {to}"));
+        }
+        if let Some(from) = &row.snat {
+            step("nat", format!("source becomes {from}"));
+        }
+        let out = row.out.clone().unwrap_or_default();
+        let (stage, text) = match (fate.verdict, &row.encap) {
+            (Verdict::Encap(_), Some(encap)) => ("encap", format!("by {out}, in VXLAN to {} with VNI {}", encap.vtep, encap.vni)),
+            (Verdict::Forward(_) | Verdict::Encap(_), _) => ("out", format!("by {out}")),
+            (Verdict::Host(_), _) => ("host", "to the node's own stack".into()),
+            (Verdict::Reply(None), _) => ("reply", "answered by the dataplane".into()),
+            (Verdict::Reply(Some(reason)), _) => ("reject", format!("{} ({}): {}", reason.name(), reason.code(), reason.words())),
+            (Verdict::Drop(reason), _) => ("drop", format!("{} ({}): {}", reason.name(), reason.code(), reason.words())),
+        };
+        step(stage, text);
+        self.depend(&name, node, port, fate, candidates);
+    }
+
+    /// Notes what a node's decision looked at, as OVS's megaflow does.
+    fn depend(&mut self, name: &str, node: &SimNode, port: PortId, fate: &Fate, candidates: usize) {
+        let Some(headers) = &fate.headers else { return };
+        let tuple = &headers.tuple;
+        let proto = protocol(tuple.proto);
+        let port = node.runtime().ports.get(usize::from(port.0)).map_or("", |p| p.name.as_str());
+        let mut fields = vec![format!("in={port}"), format!("proto={proto}"), format!("src={}", tuple.src), format!("dst={}", tuple.dst)];
+        if matches!(tuple.proto, proto::TCP | proto::UDP | proto::SCTP) {
+            fields.push(format!("dport={}", tuple.dport));
+        }
+        if fate.trail.backend.is_some() && candidates > 1 {
+            fields.push("random".into());
+        }
+        for (side, judgement, pod) in
+            [("egress", fate.trail.egress, tuple.src), ("ingress", fate.trail.ingress, fate.trail.backend.map_or(tuple.dst, |b| b.address))]
+        {
+            let pod = judgement.and_then(|_| endpoint_of(node.state(), pod.to_std()));
+            if let Some(pod) = pod.and_then(|index| node.state().endpoints.get(index as usize)) {
+                fields.push(format!("{side} policies of {}/{}", pod.namespace, pod.name));
+            }
+        }
+        self.depends_on.push(format!("{name}: {}", fields.join(", ")));
+    }
+}
+
+fn allowed_words(direction: Direction, by_rule: bool) -> &'static str {
+    match (direction, by_rule) {
+        (Direction::Egress, true) => "egress allowed by a rule",
+        (Direction::Egress, false) => "egress allowed: no policy isolates the pod, or it is exempt",
+        (Direction::Ingress, true) => "ingress allowed by a rule",
+        (Direction::Ingress, false) => "ingress allowed: no policy isolates the pod, or it is exempt",
+    }
+}
+
+/// Finds where the packet starts, and in which family it can be sent.
+fn start(cluster: &mut Cluster<'_>, state: &NodeState, question: &Question) -> Result<Start, String> {
+    if let Place::Service { .. } = question.from {
+        return Err(format!("{} sends nothing by itself; --from takes one of its pods", question.from));
+    }
+    let sources = question.from.addresses(state)?;
+    let destinations = question.to.addresses(state)?;
+    let fits = |a: &IpAddr| question.family.is_none_or(|family| Ip::from(*a).family() == family);
+    let pair = destinations.iter().filter(|d| fits(d)).find_map(|d| Some((*sources.iter().find(|s| s.is_ipv4() == d.is_ipv4())?, *d)));
+    let (source, destination) = pair.ok_or_else(|| format!("{} and {} have no address of a common family", question.from, question.to))?;
+    if question.proto == if source.is_ipv4() { proto::ICMPV6 } else { proto::ICMP } {
+        return Err(format!("{} is not spoken between {source} and {destination}", protocol(question.proto)));
+    }
+    if let Some(pod) = endpoint_of(state, source).and_then(|index| state.endpoints.get(index as usize)) {
+        let node = state.nodes[pod.node as usize].name.clone();
+        let runtime = cluster.node(&node)?.runtime();
+        let port =
+            runtime.pod(&pod.namespace, &pod.name).ok_or_else(|| format!("node {node} has no port for {}/{}", pod.namespace, pod.name))?;
+        return Ok(Start { node, port, source, destination });
+    }
+    // A pod on the host network is its node (E1.30).
+    if let Some(node) = state.nodes.iter().find(|n| n.addresses.contains(&source)).map(|n| n.name.clone()) {
+        let port = cluster.node(&node)?.runtime().host().unwrap_or(PortId(1));
+        return Ok(Start { node, port, source, destination });
+    }
+    let owner = state.nodes.iter().find(|n| n.addresses.contains(&destination)).map(|n| n.name.clone());
+    let node = owner.or_else(|| pod_node(state, destination.into())).unwrap_or_else(|| cluster.config.node.clone());
+    let port = cluster.node(&node)?.runtime().uplink().unwrap_or(PortId(0));
+    Ok(Start { node, port, source, destination })
+}
+
+/// The name of the node on which a pod with this address runs.
+fn pod_node(state: &NodeState, address: Ip) -> Option<String> {
+    let pod = state.endpoints.get(endpoint_of(state, address.to_std())? as usize)?;
+    Some(state.nodes.get(pod.node as usize)?.name.clone())
+}
+
+fn own_address(cluster: &Cluster<'_>, node: &str, seen: &Tuple) -> Option<Ip> {
+    let state = cluster.nodes.get(node)?.state();
+    state.nodes.get(state.this_node as usize)?.primary(seen.is_v4()).map(Ip::from)
+}
+
+/// The first port that a Service at `address` has for the protocol, else 80.
+fn default_port(state: &NodeState, address: IpAddr, number: u8) -> u16 {
+    let of_protocol = |p: Protocol| p.number() == number;
+    let frontends = state.services.iter().filter(|s| of_protocol(s.protocol)).flat_map(|s| &s.frontends);
+    frontends.filter(|f| f.address == address).map(|f| f.port).next().unwrap_or(80)
+}
+
+/// Every backend that `node` may choose for the flow, sorted, and whether its source becomes the node.
+fn candidates(node: &SimNode, tuple: &Tuple) -> (Vec<String>, bool) {
+    let tables = node.tables();
+    let in_services = tables.owner(tuple.dst).in_services;
+    match tables.services.candidates(tuple, tables.origin(tuple.src), in_services) {
+        Candidates::Backends { backends, masquerade, .. } => {
+            let mut backends: Vec<SocketAddr> = backends.iter().map(|b| SocketAddr::new(b.address.to_std(), b.port)).collect();
+            backends.sort_unstable();
+            backends.dedup();
+            (backends.iter().map(ToString::to_string).collect(), masquerade)
+        }
+        _ => (Vec::new(), false),
+    }
+}
+
+/// Sends one frame through a node. Gives its fate and, where it leaves, the frame.
+fn pass(node: &mut SimNode, port: PortId, bytes: &[u8]) -> Result<(Fate, Option<Vec<u8>>), String> {
+    let mut io = MemIo::new(FRAMES, FRAME_BYTES).map_err(|error| error.to_string())?;
+    let mut batch = Batch::new();
+    if !io.push(port, bytes) {
+        return Err("the packet does not fit a frame".into());
+    }
+    io.rx(&mut batch).map_err(|error| error.to_string())?;
+    let mut fates = Fates::default();
+    node.process(&io, 0, &mut batch, &mut fates);
+    let fate = fates.of(0).copied().ok_or("the pipeline lost the packet")?;
+    let sent = fate.out_port().and(batch.first()).map(|packet| io.arena().bytes(&packet.frame).to_vec());
+    Ok((fate, sent))
+}
+
+/// The node that a frame on the wire is for; `None` where it does not leave this one, or leaves the cluster.
+fn next_node(node: &SimNode, fate: &Fate) -> Option<String> {
+    let state = node.state();
+    let name = |index: u32| state.nodes.get(index as usize).map(|n| n.name.clone());
+    match fate.verdict {
+        Verdict::Encap(_) => name(fate.trail.encap?),
+        Verdict::Forward(port) if Some(port) == node.runtime().uplink() => match node.tables().owner(fate.trail.after?.dst).kind {
+            OwnerKind::RemotePod { node, .. } | OwnerKind::OtherNode(node) | OwnerKind::Nobody(Some(node)) => name(node),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Explains the side of the pod at `pod`, on its own node; `None` where it is no pod.
+fn judge(
+    cluster: &mut Cluster<'_>,
+    state: &NodeState,
+    pod: Ip,
+    direction: Direction,
+    peer: Ip,
+    seen: &Tuple,
+    via_service: bool,
+) -> Result<Option<Explained>, String> {
+    let Some(node) = pod_node(state, pod) else { return Ok(None) };
+    let sim = cluster.node(&node)?;
+    let Some(endpoint) = endpoint_of(sim.state(), pod.to_std()) else { return Ok(None) };
+    let port = if matches!(seen.proto, proto::TCP | proto::UDP | proto::SCTP) { seen.dport } else { 0 };
+    let query = Query { pod: endpoint, direction, peer, protocol: seen.proto, port, via_service };
+    Ok(Some(explain(sim.state(), sim.runtime(), &query)))
+}
+
+impl Answer {
+    /// The answer for people: the packet, the steps, what they depend on, the end.
+    pub fn text(&self) -> String {
+        let mut out = format!("Packet: {} {} > {}\n", self.packet.proto, self.packet.src, self.packet.dst);
+        let mut node = "";
+        for (n, step) in self.steps.iter().enumerate() {
+            if step.node != node {
+                node = &step.node;
+                out.push_str(&format!("\nnode {node}\n{}\n", "-".repeat(5 + node.chars().count())));
+            }
+            out.push_str(&format!("{n:2}. {:<9} {}\n", step.stage, step.text));
+        }
+        out.push('\n');
+        for (direction, explained) in [(Direction::Egress, &self.egress), (Direction::Ingress, &self.ingress)] {
+            if let Some(explained) = explained {
+                let side = PolicySide { direction, explained: explained.clone() };
+                let words =
+                    if explained.isolated || !explained.allowed { side.words() } else { side.words() + ": no policy isolates the pod" };
+                out.push_str(&format!("Policy: {words}\n"));
+            }
+        }
+        if !self.backends.is_empty() {
+            out.push_str(&format!("Backends: {}\n", self.backends.join(", ")));
+        }
+        if let Some(snat) = &self.snat {
+            out.push_str(&format!("The destination sees: {snat}\n"));
+        }
+        out.push_str("Depends on:\n");
+        for line in &self.depends_on {
+            out.push_str(&format!("  {line}\n"));
+        }
+        let reason = self.reason.map(|r| format!(" ({r})")).unwrap_or_default();
+        out.push_str(&format!("Verdict: {}{reason}\n", self.verdict));
+        out
+    }
+}
