@@ -65,7 +65,7 @@ fn cluster() -> NodeState {
 
 #[test]
 fn kernel_nodes_reach_each_others_pods_in_both_families() {
-    for (mode, size) in [(OverlayMode::Vxlan, ["1422", "1382"]), (OverlayMode::Native, ["1472", "1452"])] {
+    for (mode, size) in [(OverlayMode::Vxlan, ["1422", "1402"]), (OverlayMode::Native, ["1472", "1452"])] {
         let lab = Guard::new(if mode == OverlayMode::Vxlan { "vxlan" } else { "native" });
         let outcome = lab.up(&cluster(), mode);
         assert_eq!((outcome.made, outcome.kept, outcome.removed), (9, 0, 0));

@@ -34,6 +34,11 @@ pub(super) fn host_end(pod: &LabPod) -> String {
     interface("weir", &pod.place())
 }
 
+/// The MAC of a pod's own interface.
+pub(super) fn pod_mac(pod: &LabPod) -> MacAddr {
+    pod.addresses.first().map(|ip| MacAddr::from_ip(*ip)).unwrap_or_default()
+}
+
 fn everywhere(v4: bool) -> IpNet {
     if v4 { IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0) } else { IpNet::new_assert(Ipv6Addr::UNSPECIFIED.into(), 0) }
 }
@@ -115,7 +120,7 @@ pub(super) fn node(lab: &LabName, plan: &LabPlan, index: usize) -> Result<()> {
 
 fn kernel_node(plan: &LabPlan, node: &LabNode, netns: &Netns, net: &Net) -> Result<()> {
     netns.run(|| {
-        // Frames on a real wire have their checksums; encapsulated ones come back by the other family's device at times.
+        // Frames on a real wire have their checksums. Overlay packets may come by the other family's device.
         offload::switch_off(UPLINK)?;
         sysctl::set_all(&[
             ("net/ipv4/conf/all/rp_filter", "0"),
@@ -136,16 +141,14 @@ fn kernel_node(plan: &LabPlan, node: &LabNode, netns: &Netns, net: &Net) -> Resu
     if plan.mode == OverlayMode::Native {
         return Ok(());
     }
+    let mut own: Vec<IpAddr> = [true, false].into_iter().filter_map(|v4| node.overlay_address(v4)).collect();
     for (name, v4) in [(VXLAN_V4, true), (VXLAN_V6, false)] {
         let Some(local) = node.primary(v4) else { continue };
         let mtu = plan.vxlan_mtu(v4);
         net.create_vxlan(&Vxlan { name, vni: plan.vni, port: plan.port, local, mac: node.vtep_mac.0, mtu })?;
-        for inner_v4 in [true, false] {
-            if plan.outer_v4(inner_v4) == v4
-                && let Some(own) = node.overlay_address(inner_v4)
-            {
-                net.add_address(name, own.into())?;
-            }
+        // As what the node itself sends from: on one of the devices is enough.
+        for address in own.drain(..) {
+            net.add_address(name, address.into())?;
         }
         net.set_up(name)?;
     }
@@ -161,7 +164,6 @@ pub(super) fn routes(lab: &LabName, plan: &LabPlan, index: usize) -> Result<()> 
     for other in plan.nodes.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, other)| other) {
         for &destination in &other.pod_cidrs {
             let v4 = destination.addr().is_ipv4();
-            let outer_v4 = plan.outer_v4(v4);
             match plan.mode {
                 OverlayMode::Native => {
                     let Some(via) = other.primary(v4) else { continue };
@@ -169,7 +171,8 @@ pub(super) fn routes(lab: &LabName, plan: &LabPlan, index: usize) -> Result<()> 
                 }
                 OverlayMode::Vxlan if index == plan.this_node => continue,
                 OverlayMode::Vxlan => {
-                    let (Some(vtep), Some(via)) = (other.primary(outer_v4), other.overlay_address(v4)) else { continue };
+                    let (Some(outer_v4), Some(via)) = (node.outer_v4(other), other.overlay_address(v4)) else { continue };
+                    let Some(vtep) = other.primary(outer_v4) else { continue };
                     let dev = if outer_v4 { VXLAN_V4 } else { VXLAN_V6 };
                     net.set_neighbour(dev, via, other.vtep_mac.0)?;
                     net.set_fdb(dev, other.vtep_mac.0, vtep)?;
@@ -216,7 +219,7 @@ pub(super) fn pod(lab: &LabName, plan: &LabPlan, index: usize, pod: &LabPod) -> 
     let is_weirs = index == plan.this_node;
     let link = PodLink {
         host_end: host_end(pod),
-        mac: MacAddr::from_ip(pod.addresses[0]).0,
+        mac: pod_mac(pod).0,
         addresses: pod.addresses.clone(),
         gateways: if is_weirs { vec![GATEWAY_V4, GATEWAY_V6] } else { node.gateways().iter().map(IpNet::addr).collect() },
         mtu: plan.pod_mtu,

@@ -247,7 +247,7 @@ fn make<'a>(lab: &LabName, plan: &'a LabPlan, part: &Part, new_pods: &mut Vec<&'
 /// Starts the daemon, or tells the one that runs of pods that are new.
 fn start(lab: &mut Lab, plan: &LabPlan, config: &NodeConfig, binary: &Path, new_pods: &[&LabPod]) -> anyhow::Result<()> {
     let node = &plan.nodes[plan.this_node];
-    let port = |pod: &LabPod| PodPort { pod: pod.place(), interface: build::host_end(pod), mac: None };
+    let port = |pod: &LabPod| PodPort { pod: pod.place(), interface: build::host_end(pod), mac: Some(build::pod_mac(pod)) };
     let bare = NodeConfig {
         node: node.name.clone(),
         socket: lab.daemon.socket(),

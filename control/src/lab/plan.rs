@@ -79,6 +79,12 @@ impl LabNode {
         self.addresses.iter().map(IpNet::addr).find(|ip| ip.is_ipv4() == v4)
     }
 
+    /// Whether VXLAN between this node and another has outer headers of IPv4, for inner packets of both families alike: where
+    /// both nodes have it, as Weir has it too. `None` where they have no family in common.
+    pub(super) fn outer_v4(&self, other: &Self) -> Option<bool> {
+        [true, false].into_iter().find(|&v4| self.primary(v4).is_some() && other.primary(v4).is_some())
+    }
+
     /// The gateway of a kernel node's pods: the first address of its first pod CIDR of the family that no pod has.
     pub(super) fn gateways(&self) -> Vec<IpNet> {
         let taken = |ip: &IpAddr| self.pods.iter().any(|pod| pod.addresses.contains(ip));
@@ -186,13 +192,6 @@ impl LabPlan {
             nodes,
             left_out,
         })
-    }
-
-    /// The family of the outer headers between two nodes for inner packets of a family: the same one, as flannel has it,
-    /// unless a node lacks it.
-    pub(super) fn outer_v4(&self, inner_v4: bool) -> bool {
-        let all = |v4: bool| self.nodes.iter().all(|node| node.primary(v4).is_some());
-        if all(inner_v4) { inner_v4 } else { !inner_v4 }
     }
 
     /// MTU of a VXLAN device whose outer headers are of a family.
@@ -303,14 +302,19 @@ mod tests {
     }
 
     #[test]
-    fn the_overlay_takes_the_family_that_all_nodes_have() {
-        let both = node("a", &["10.0.0.10", "fd00::10"], &[]);
-        let only_v4 = node("b", &["10.0.0.11"], &[]);
-        let state = |other: &Node| NodeState { nodes: vec![both.clone(), other.clone()], ..NodeState::default() };
-        let dual = plan(&state(&node("b", &["10.0.0.11", "fd00::11"], &[]))).unwrap();
-        assert!(dual.outer_v4(true) && !dual.outer_v4(false));
-        let mixed = plan(&state(&only_v4)).unwrap();
-        assert!(mixed.outer_v4(true) && mixed.outer_v4(false));
-        assert_eq!((dual.vxlan_mtu(true), dual.vxlan_mtu(false)), (1450, 1430));
+    fn the_overlay_takes_the_family_that_both_nodes_have() {
+        let addresses = |name, texts: &[&str]| node(name, texts, &[]);
+        let state = NodeState {
+            nodes: vec![
+                addresses("a", &["10.0.0.10", "fd00::10"]),
+                addresses("b", &["fd00::11", "10.0.0.11"]),
+                addresses("c", &["fd00::12"]),
+            ],
+            ..NodeState::default()
+        };
+        let plan = plan(&state).unwrap();
+        let [a, b, c] = &plan.nodes[..] else { panic!("three nodes") };
+        assert_eq!((a.outer_v4(b), a.outer_v4(c), c.outer_v4(b)), (Some(true), Some(false), Some(false)));
+        assert_eq!((plan.vxlan_mtu(true), plan.vxlan_mtu(false)), (1450, 1430));
     }
 }
