@@ -3,10 +3,10 @@
 //! `fields.txt` is the one place where this is decided: the loader checks every object against it, and the table in
 //! `fixtures/api-fields.md` is made from it. A field that is not in it is unknown, and an error.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::OnceLock;
 
+use hashbrown::HashMap;
 use weir_dataplane::yaml::{Node, Value};
 
 use super::read::Reading;
@@ -143,7 +143,12 @@ pub(super) fn check(reading: &Reading<'_>, node: &Node<'_>, kind: &str) {
 struct Walk<'w> {
     reading: &'w Reading<'w>,
     kind: &'w str,
-    path: Vec<Cow<'w, str>>,
+    path: Vec<Step<'w>>,
+}
+
+enum Step<'w> {
+    Field(&'w str),
+    Index(usize),
 }
 
 impl<'w> Walk<'w> {
@@ -151,14 +156,14 @@ impl<'w> Walk<'w> {
         match &node.value {
             Value::List(items) => {
                 for (n, item) in items.iter().enumerate() {
-                    self.path.push(Cow::Owned(format!("[{n}]")));
+                    self.path.push(Step::Index(n));
                     self.node(item, tree);
                     self.path.pop();
                 }
             }
             Value::Map(entries) if !tree.names.is_empty() => {
                 for (key, child) in entries {
-                    self.path.push(Cow::Borrowed(&key.name));
+                    self.path.push(Step::Field(&key.name));
                     self.field(key.at, &key.name, child, tree);
                     self.path.pop();
                 }
@@ -189,10 +194,12 @@ impl<'w> Walk<'w> {
     fn fault(&self, at: u32, message: String) {
         let mut path = String::new();
         for step in &self.path {
-            if !path.is_empty() && !step.starts_with('[') {
-                path.push('.');
-            }
-            path.push_str(step);
+            // Writing to a String cannot fail.
+            let _ = match step {
+                Step::Index(index) => write!(path, "[{index}]"),
+                Step::Field(name) if path.is_empty() => write!(path, "{name}"),
+                Step::Field(name) => write!(path, ".{name}"),
+            };
         }
         self.reading.fault(at, path, message);
     }

@@ -25,7 +25,7 @@ use weir_dataplane::yaml::{Fault, Node, Source, TEXT_LEN_MAX, Value};
 pub use decode::{Decoded, decode};
 pub use faults::Faults;
 pub use fields::table as field_table;
-use objects::{Meta, Object, Snapshot};
+use objects::{Object, Snapshot};
 
 /// Folders within folders, at most.
 const FOLDER_DEPTH_MAX: usize = 32;
@@ -193,23 +193,15 @@ impl Loader {
 
     /// Adds an object; one that stands twice is fine as long as it says the same.
     fn take(&mut self, object: Object) {
-        let Meta { namespace, name, origin, .. } = object.meta().clone();
-        match self.seen.entry((object.kind(), namespace, name)) {
+        let meta = object.meta();
+        match self.seen.entry((object.kind(), meta.namespace.clone(), meta.name.clone())) {
             Entry::Vacant(place) => {
                 place.insert(self.snapshot.push(object));
             }
             Entry::Occupied(before) => {
                 if let Err(first) = self.snapshot.holds(&object, *before.get()) {
                     let message = format!("stands twice with different contents; first at {first}");
-                    let object = format!("{} {}", object.kind(), object.meta());
-                    self.faults.push(Fault {
-                        file: origin.file,
-                        line: origin.line,
-                        column: origin.column,
-                        object,
-                        path: String::new(),
-                        message,
-                    });
+                    self.faults.push(snapshot::fault(object.kind(), object.meta(), "", message));
                 }
             }
         }

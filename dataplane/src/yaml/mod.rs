@@ -12,12 +12,14 @@ mod parse;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::DeserializeOwned;
 
-/// Longest text that is read, after decompression: room for 250,000 endpoints as kubectl prints them (about 100 MiB).
-pub const TEXT_LEN_MAX: usize = 160 << 20;
+/// Longest text that is read, after decompression: room for 250,000 endpoints as kubectl prints them (100 MB of YAML,
+/// 180 MB of JSON).
+pub const TEXT_LEN_MAX: usize = 195_000_000;
 /// Deepest nesting of lists and maps. Kubernetes' own API stays below 40.
 pub const DEPTH_MAX: usize = 128;
 /// Most nodes that aliases and merge keys may copy within one document: a bomb grows past this at once.
@@ -28,7 +30,8 @@ pub const ALIAS_NODES_MAX: usize = 100_000;
 pub struct Source {
     file: Arc<str>,
     text: String,
-    lines: OnceLock<Vec<u32>>,
+    /// A place whose line is known: line in the high half, byte offset in the low one. Places are mostly asked for in order.
+    known: AtomicU64,
 }
 
 impl Source {
@@ -40,7 +43,7 @@ impl Source {
         let file: Arc<str> = file.into();
         let fault = |line, column, message| Fault { file: file.clone(), line, column, object: String::new(), path: String::new(), message };
         if bytes.len() > TEXT_LEN_MAX {
-            return Err(fault(1, 1, too_long(bytes.len() as u64)));
+            return Err(fault(1, 1, too_long()));
         }
         let text = String::from_utf8(bytes).map_err(|error| {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -50,7 +53,7 @@ impl Source {
             fault(line as u32, column as u32, "is not UTF-8 text".into())
         })?;
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-        Ok(Self { file, text, lines: OnceLock::new() })
+        Ok(Self { file, text, known: AtomicU64::new(1 << 32) })
     }
 
     /// The name that faults carry.
@@ -65,14 +68,18 @@ impl Source {
 
     /// Line and column, both from 1, of the byte at `at`; columns are characters.
     pub fn position(&self, at: u32) -> (u32, u32) {
-        let lines = self.lines.get_or_init(|| {
-            let starts = self.text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(n, _)| n as u32 + 1);
-            std::iter::once(0).chain(starts).collect()
-        });
-        let line = lines.partition_point(|start| *start <= at).max(1);
-        let start = lines[line - 1] as usize;
-        let column = self.text.as_bytes().get(start..at as usize).map_or(0, |b| b.iter().filter(|b| **b & 0xc0 != 0x80).count());
-        (line as u32, column as u32 + 1)
+        let bytes = self.text.as_bytes();
+        let at = (at as usize).min(bytes.len());
+        let known = self.known.load(Ordering::Relaxed);
+        let (mut line, mut from) = ((known >> 32) as u32, (known as u32) as usize);
+        if from > at {
+            (line, from) = (1, 0);
+        }
+        line += bytes[from..at].iter().filter(|b| **b == b'\n').count() as u32;
+        self.known.store(u64::from(line) << 32 | at as u64, Ordering::Relaxed);
+        let start = bytes[..at].iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+        let column = bytes[start..at].iter().filter(|b| **b & 0xc0 != 0x80).count() as u32;
+        (line, column + 1)
     }
 
     /// A fault at the byte at `at`.
@@ -104,9 +111,8 @@ impl Source {
     }
 }
 
-/// What is said of a text of `len` bytes that is too long.
-pub fn too_long(len: u64) -> String {
-    format!("is {} MiB long; at most {} MiB are read: split it, or leave out kinds that are no concern here", len >> 20, TEXT_LEN_MAX >> 20)
+fn too_long() -> String {
+    format!("is longer than {} MB, the most that is read: split it, or leave out kinds that are no concern here", TEXT_LEN_MAX / 1_000_000)
 }
 
 /// Reads one document into a type that says what may stand in it.
