@@ -32,7 +32,7 @@ impl Sequences {
 }
 
 /// Judges one state of a case's objects.
-pub(super) fn step<'t>(
+pub(super) fn step(
     source: &Source,
     node: &Node<'_>,
     head: &Head,

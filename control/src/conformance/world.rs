@@ -2,10 +2,11 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use weir_dataplane::conntrack::Tuple;
-use weir_dataplane::model::{Direction, Family, Ip, NodeConfig, NodeState, OverlayMode, Protocol, Service};
+use weir_dataplane::conntrack::{FlowState, FlowView, Leg, Tuple};
+use weir_dataplane::model::{Direction, Family, Ip, NodeConfig, NodeState, OverlayMode, Protocol};
+use weir_dataplane::pipeline::is_stale_service_flow;
 use weir_dataplane::policy::{Explained, Query, explain};
 use weir_dataplane::runtime::Runtime;
 use weir_dataplane::service::{Affinity, Candidates, Selection, hairpin};
@@ -209,14 +210,18 @@ impl World {
         })
     }
 
-    /// Tells whether a tracked flow to a service outlives the change to this state (E2.39 to E2.41).
+    /// Tells whether a tracked flow to `destination` that `endpoint` answers outlives the change to this state (E2.39 to E2.41).
     pub(super) fn keeps(&self, protocol: Protocol, destination: SocketAddr, endpoint: IpAddr) -> Result<bool, String> {
-        let state = &self.this()?.state;
-        let asked = |s: &&Service| {
-            s.protocol == protocol && s.frontends.iter().any(|f| f.address == destination.ip() && f.port == destination.port())
-        };
-        let serves = |s: &Service| s.backends.iter().any(|b| b.address == endpoint && b.serving);
-        Ok(protocol != Protocol::Udp || state.services.iter().find(asked).is_none_or(serves))
+        let tables = self.this()?;
+        let client = if destination.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        let asked = tuple(client, destination, protocol);
+        let service = tables.services.service_at(asked.dst, asked.proto, asked.dport).map(|s| &tables.state.services[s as usize]);
+        let backend = service.and_then(|s| s.backends.iter().find(|b| b.address == endpoint));
+        let to = Tuple { dst: endpoint.into(), dport: backend.map_or(asked.dport, |b| b.port), ..asked };
+        let leg = Leg { exit: 0, l3_delta: 0, l4_delta: 0 };
+        let state = FlowState::Replied;
+        let flow = FlowView { tuple: asked, to, leg, generation: 0, state, nat_src: false, nat_dst: to.dst != asked.dst };
+        Ok(!is_stale_service_flow(tables, &flow))
     }
 }
 
