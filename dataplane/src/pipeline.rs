@@ -231,12 +231,12 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
 
     // Policy: after the service choice, before source translation (E1.25). Both sides must allow (E1.6).
     if matches!(source.kind, OwnerKind::LocalPod { .. }) {
-        let judged = tables.judge(seen.src, Direction::Egress, seen.dst, seen.proto, seen.dport, via_service);
+        let judged = tables.judge_owners(&source, Direction::Egress, &destination, seen.proto, seen.dport, via_service);
         trail.egress = Some(judged);
         obey(cx, judged, &tuple)?;
     }
     if matches!(destination.kind, OwnerKind::LocalPod { .. }) {
-        let judged = tables.judge(seen.dst, Direction::Ingress, seen.src, seen.proto, seen.dport, via_service);
+        let judged = tables.judge_owners(&destination, Direction::Ingress, &source, seen.proto, seen.dport, via_service);
         trail.ingress = Some(judged);
         obey(cx, judged, &tuple)?;
     }

@@ -429,3 +429,76 @@ fn unfinished_checksums_are_finished_before_translation() {
     syn[50..52].copy_from_slice(&weir_dataplane::wire::checksum::fold(pseudo).to_be_bytes());
     headers(&node.passes(client, syn, web));
 }
+
+#[test]
+fn the_first_packet_to_an_unresolved_neighbour_asks_for_it() {
+    let mut node = TestNode::with(&cluster(0), |r| r.underlay.neighbours.clear());
+    let client = node.pod("client");
+    let syn = node.craft(client, tuple(TCP, "10.244.1.6:1", "198.51.100.7:443")).frame();
+    node.drops(client, syn, DropReason::FibLookupFailed);
+    assert_eq!(node.local.unresolved, Some(ip("198.51.100.7")));
+}
+
+#[test]
+fn udp_flows_to_endpoints_that_serve_no_longer_are_stale() {
+    use weir_dataplane::conntrack::{FlowDir, Hit};
+    use weir_dataplane::pipeline::is_stale_service_flow;
+    let mut state = cluster(0);
+    add_service(&mut state, "dns", Protocol::Udp, &["10.96.0.10:53"], &["10.244.1.5:5353", "10.244.2.7:5353"]);
+    let mut node = TestNode::new(&state);
+    let client = node.pod("client");
+    let to_service = tuple(UDP, "10.244.1.6:4000", "10.96.0.10:53");
+    let direct = tuple(UDP, "10.244.1.6:4000", "10.244.1.5:99");
+    let tcp = tuple(TCP, "10.244.1.6:4000", "10.96.0.10:80");
+    let stale = |node: &TestNode, flow| {
+        let hit: Hit = node.conns.lookup(node.conns.hash(&flow), &flow).unwrap();
+        assert_eq!(hit.dir, FlowDir::Original);
+        is_stale_service_flow(&node.tables, &node.conns.flow(hit))
+    };
+    for flow in [to_service, direct, tcp] {
+        let frame = node.craft(client, flow).frame();
+        node.run(&[(client, frame)]);
+        assert!(!stale(&node, flow), "{flow:?}");
+    }
+    state.services[1].backends.iter_mut().for_each(|b| b.serving = false);
+    node.publish(&state);
+    assert!(stale(&node, to_service) && !stale(&node, tcp), "E2.39, E2.40");
+    state.services.clear();
+    add_service(&mut state, "late", Protocol::Udp, &["10.244.1.5:99"], &["10.244.2.7:1"]);
+    node.publish(&state);
+    assert!(stale(&node, to_service), "the Service is gone");
+    assert!(stale(&node, direct), "what was no service is one now");
+}
+
+#[test]
+fn no_frame_whatsoever_upsets_the_node() {
+    let mut state = cluster(0);
+    isolate(&mut state, 0, vec![1], 80);
+    let (mut node, mut b) = (TestNode::new(&state), TestNode::new(&cluster(1)));
+    let (client, db) = (node.pod("client"), b.pod("db"));
+    let from_far = b.craft(db, tuple(TCP, "10.244.2.7:4000", "10.244.1.5:80")).frame();
+    let overlay = b.passes(db, from_far, UPLINK);
+    let mut seeds = vec![(UPLINK, overlay)];
+    for protocol in [TCP, UDP, proto::SCTP, proto::ICMP] {
+        seeds.push((client, node.craft(client, tuple(protocol, "10.244.1.6:1", "10.96.0.10:80")).frame()));
+        seeds.push((client, node.craft(client, tuple(protocol, "10.244.1.6:1", "10.244.2.7:80")).frame()));
+    }
+    seeds.push((client, node.craft(client, tuple(proto::ICMPV6, "[fd00:244:1::6]:1", "[fe80::1]:1")).frame()));
+    let mut random = fastrand::Rng::with_seed(11);
+    for _ in 0..20_000 {
+        let batch: Vec<_> = (0..random.usize(1..8))
+            .map(|_| {
+                let (port, mut frame) = seeds[random.usize(..seeds.len())].clone();
+                for _ in 0..random.usize(..4) {
+                    let at = random.usize(..frame.len());
+                    frame[at] = random.u8(..);
+                }
+                frame.truncate(random.usize(frame.len() / 2..=frame.len() * 2));
+                (port, frame)
+            })
+            .collect();
+        node.run(&batch);
+        node.now += 100_000;
+    }
+    assert!(node.local.counters.received > 20_000);
+}

@@ -107,8 +107,12 @@ impl Tables {
     /// before source translation (E1.25), `via_service` tells that a Service was asked for. Everything is allowed of addresses
     /// that are no local pod's.
     pub fn judge(&self, pod: Ip, direction: Direction, peer: Ip, proto: u8, dport: u16, via_service: bool) -> Judgement {
-        let OwnerKind::LocalPod { endpoint, subject, .. } = self.owner(pod).kind else { return Judgement::ALLOWED };
-        let other = self.owner(peer);
+        self.judge_owners(self.owner(pod), direction, self.owner(peer), proto, dport, via_service)
+    }
+
+    /// The same for two ends whose owners are known.
+    pub fn judge_owners(&self, pod: &Owner, direction: Direction, other: &Owner, proto: u8, dport: u16, via_service: bool) -> Judgement {
+        let OwnerKind::LocalPod { endpoint, subject, .. } = pod.kind else { return Judgement::ALLOWED };
         let class = match other.local_pod() {
             // E1.34: a pod cannot block itself; through a Service only the cluster-wide tiers can (E1.50).
             Some(own) if own == endpoint && !via_service => return Judgement::ALLOWED,
