@@ -69,7 +69,7 @@ impl Daemon {
             if let Some(status) = child.try_wait().context("cannot look after the daemon")? {
                 bail!("{} ended at once: {status}\n{}", binary.display(), self.log_tail());
             }
-            if self.connect().and_then(|mut client| Ok(client.status()?)).is_ok() {
+            if self.responsive().is_some() {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -102,7 +102,15 @@ impl Daemon {
         }
     }
 
-    pub(super) fn connect(&self) -> anyhow::Result<Client> {
+    /// A connection to the daemon, if it runs and answers. One that was killed may take a second to close its sockets.
+    pub(super) fn responsive(&self) -> Option<Client> {
+        self.running()?;
+        let mut client = self.connect().ok()?;
+        client.status().ok()?;
+        Some(client)
+    }
+
+    fn connect(&self) -> anyhow::Result<Client> {
         Ok(Client::connect(&self.socket(), ANSWER_TIMEOUT)?)
     }
 
@@ -129,13 +137,15 @@ impl Daemon {
 }
 
 /// When a process started, in clock ticks since boot (`proc_pid_stat(5)`, field 22); `None` if there is none, or only its
-/// remains that nobody has waited for.
+/// remains that nobody has waited for. The first thread of a process that was killed looks like remains while others still
+/// close its files.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the name in parentheses, which may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    if matches!(state, "Z" | "X") && threads() <= 1 { None } else { fields.nth(18)?.parse().ok() }
 }
 
 #[cfg(test)]

@@ -127,8 +127,12 @@ impl Lab {
     fn remove(&mut self, netns: &str) -> anyhow::Result<()> {
         match self.record.parts.remove(netns).map(|part| part.role) {
             Some(Role::Pod { node, place }) => {
-                if node == self.record.node && self.daemon.running().is_some() {
-                    self.daemon.connect()?.call(&Request::DetachPod { pod: place.clone() })?;
+                // One that does not answer, or is about to end, is started anew later.
+                if node == self.record.node
+                    && let Some(mut client) = self.daemon.responsive()
+                    && client.call(&Request::DetachPod { pod: place.clone() }).is_err()
+                {
+                    self.daemon.stop()?;
                 }
                 build::unplug_pod(&self.name, &node, &place)?;
             }
@@ -261,8 +265,9 @@ fn start(lab: &mut Lab, plan: &LabPlan, config: &NodeConfig, binary: &Path, new_
     let full = NodeConfig { pods: node.pods.iter().map(port).collect(), ..bare.clone() };
     let text = serde_saphyr::to_string(&full).context("cannot write the daemon's configuration")?;
     fs::write(lab.daemon.config(), text).with_context(|| format!("cannot write {}", lab.daemon.config().display()))?;
-    if lab.daemon.running().is_some() && lab.record.config.as_ref() == Some(&bare) {
-        let mut client = lab.daemon.connect()?;
+    if lab.record.config.as_ref() == Some(&bare)
+        && let Some(mut client) = lab.daemon.responsive()
+    {
         for pod in new_pods {
             client.call(&Request::AttachPod { port: port(pod) }).with_context(|| format!("cannot attach {}", pod.place()))?;
         }
@@ -379,7 +384,7 @@ pub fn status(name: &LabName) -> anyhow::Result<Status> {
     };
     let daemon = Daemon::new(name.run_dir());
     let running = daemon.running();
-    let generation = running.and_then(|_| daemon.connect().ok()?.status().ok()).map(|status| status.generation);
+    let generation = daemon.responsive().and_then(|mut client| client.status().ok()).map(|status| status.generation);
     let places = record.parts.iter().filter_map(|(netns, part)| {
         let (place, node) = match &part.role {
             Role::Underlay => return None,
