@@ -4,9 +4,8 @@
 //! the connection table. The rest of the daemon talks to a worker by [`Command`]s in its mailbox, which it looks into once per
 //! batch; so new tables take effect at a batch boundary, whole or not at all.
 
-use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam::channel::{Sender, bounded};
 use crossbeam::queue::ArrayQueue;
-use weir_xsk::{FrameCounts, PortConfig, PortError, PortStatistics, Ports, UmemConfig, Waker};
+use weir_xsk::{Binder, Bound, FrameCounts, PortConfig, PortError, PortStatistics, Ports, UmemConfig, Waker};
 
 use crate::conntrack::{ConnTable, Ticks};
 use crate::counters::Counters;
@@ -45,8 +44,8 @@ const MAILBOX: usize = 16;
 pub enum Command {
     /// Work by these tables from the next batch on.
     Publish(Arc<Tables>),
-    /// Open a port. The answer is its socket, for the redirect program's map.
-    Attach(PortId, PortConfig, Sender<Result<OwnedFd, PortError>>),
+    /// Take over a port's socket.
+    Attach(PortId, Box<Bound>, Sender<Result<(), PortError>>),
     /// Close a port; its frames come back.
     Detach(PortId, Sender<()>),
     /// Fill in the report and send it back.
@@ -78,6 +77,7 @@ pub struct Handle {
     pub core: usize,
     mailbox: Arc<Mailbox>,
     waker: Waker,
+    binder: Binder,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -127,7 +127,7 @@ impl Handle {
         let its_mailbox = mailbox.clone();
         let thread = std::thread::Builder::new().name(format!("worker-{core}")).spawn(move || match Worker::new(setup, its_mailbox) {
             Ok(mut worker) => {
-                let _ = ready.send(Ok(worker.io.ports().waker()));
+                let _ = ready.send(Ok((worker.io.ports().waker(), worker.io.ports().binder())));
                 drop(ready);
                 worker.run();
             }
@@ -135,8 +135,8 @@ impl Handle {
                 let _ = ready.send(Err(error));
             }
         })?;
-        let waker = started.recv()??;
-        Ok(Self { core, mailbox, waker, thread: Some(thread) })
+        let (waker, binder) = started.recv()??;
+        Ok(Self { core, mailbox, waker, binder, thread: Some(thread) })
     }
 
     /// Generation of the tables that the worker works by.
@@ -150,13 +150,21 @@ impl Handle {
         self.tell(Command::Publish(tables));
     }
 
-    /// Opens a port and gives its socket.
+    /// Opens a port on `queue` of an interface: the socket is bound on the calling thread, which may take 10 ms and more, and
+    /// shown to `bound` before the worker takes it over.
     ///
     /// # Errors
-    /// As [`Ports::add`].
-    pub fn attach(&self, port: PortId, config: PortConfig) -> anyhow::Result<OwnedFd> {
+    /// As [`Binder::bind`], or what `bound` says; the socket is closed then.
+    pub fn attach(
+        &self,
+        port: PortId,
+        config: &PortConfig,
+        bound: impl FnOnce(BorrowedFd<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let socket = self.binder.bind(config)?;
+        bound(socket.socket())?;
         let (answer, answered) = bounded(1);
-        self.tell(Command::Attach(port, config, answer));
+        self.tell(Command::Attach(port, Box::new(socket), answer));
         Ok(answered.recv()??)
     }
 
@@ -331,8 +339,8 @@ impl Worker {
                     self.mailbox.in_force.store(tables.generation, Ordering::Release);
                     self.tables = tables;
                 }
-                Command::Attach(port, config, answer) => {
-                    let _ = answer.send(self.attach(port, &config));
+                Command::Attach(port, socket, answer) => {
+                    let _ = answer.send(self.io.ports_mut().insert(port.0, *socket));
                 }
                 Command::Detach(port, answer) => {
                     self.io.ports_mut().remove(port.0);
@@ -346,19 +354,6 @@ impl Worker {
             }
         }
         true
-    }
-
-    fn attach(&mut self, port: PortId, config: &PortConfig) -> Result<OwnedFd, PortError> {
-        let ports = self.io.ports_mut();
-        ports.add(port.0, config)?;
-        match ports.socket(port.0).map(|socket| socket.try_clone_to_owned()) {
-            Some(Ok(socket)) => Ok(socket),
-            other => {
-                ports.remove(port.0);
-                let source = other.and_then(Result::err).unwrap_or_else(|| io::ErrorKind::NotFound.into());
-                Err(PortError::Permission { what: format!("keep the socket of {}", config.interface), source })
-            }
-        }
     }
 
     fn report(&mut self, report: &mut Report) {

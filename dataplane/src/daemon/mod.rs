@@ -11,7 +11,6 @@ mod underlay;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,8 +64,10 @@ struct Inner {
     net: Net,
     /// What the workers work by.
     tables: Arc<Tables>,
-    /// The node as it is; in force once it is that of `tables`.
+    /// The node as it is.
     runtime: Runtime,
+    /// The node as it was when `tables` was compiled.
+    published: Runtime,
     /// Generation of the last state that control sent; 0 before the first one.
     applied: u32,
     redirect: Redirect,
@@ -128,8 +129,17 @@ impl Daemon {
             })?);
         }
         let sweeper = connections.worker().context("the connection table has no room for the daemon")?;
-        let inner =
-            Inner { net, sweeper, runtime: Runtime::clone(&tables.runtime), tables, applied: 0, redirect, host, modes: BTreeMap::new() };
+        let inner = Inner {
+            net,
+            sweeper,
+            published: Runtime::clone(&tables.runtime),
+            runtime: Runtime::clone(&tables.runtime),
+            tables,
+            applied: 0,
+            redirect,
+            host,
+            modes: BTreeMap::new(),
+        };
         let daemon = Self { config, started: epoch, workers, connections, stopping: AtomicBool::new(false), inner: Mutex::new(inner) };
         daemon.attach_first()?;
         Ok(daemon)
@@ -145,7 +155,8 @@ impl Daemon {
                 XdpMode::Copy => AttachMode::Copy,
                 XdpMode::Skb => AttachMode::Skb,
             };
-            self.open_port(&mut inner, PortKind::Uplink, &uplink.interface, None, mode)?;
+            let mac = inner.net.link(&uplink.interface)?.mac.map(MacAddr);
+            self.open_port(&mut inner, PortKind::Uplink, &uplink.interface, mac, mode)?;
         }
         let (host, mac) = (inner.host.port_end.clone(), inner.host.mac);
         self.open_port(&mut inner, PortKind::Host, &host, Some(mac), AttachMode::Auto)?;
@@ -233,8 +244,8 @@ impl Daemon {
     fn open_sockets(&self, redirect: &mut Redirect, port: PortId, interface: &str, role: PortRole) -> anyhow::Result<()> {
         let waiting = if role == PortRole::Pod { POD_FRAMES } else { TRUNK_FRAMES };
         for (queue, worker) in self.workers.iter().enumerate() {
-            let socket = worker.attach(port, PortConfig { interface: interface.into(), queue: queue as u32, waiting })?;
-            redirect.set_socket(port.0, queue as u16, socket.as_fd())?;
+            let config = PortConfig { interface: interface.into(), queue: queue as u32, waiting };
+            worker.attach(port, &config, |socket| Ok(redirect.set_socket(port.0, queue as u16, socket)?))?;
         }
         Ok(())
     }
@@ -314,10 +325,11 @@ impl Daemon {
         let before = inner.tables.clone();
         let generation = before.generation + 1;
         let state = state.map_or_else(|| before.state.clone(), Arc::new);
-        let runtime = Arc::new(inner.runtime.clone());
+        let runtime = Arc::new(with_macs(&inner.runtime, &state));
         let tables = Arc::new(Tables::compile_shared(state, runtime, generation, Some(&before)));
         self.workers.iter().for_each(|worker| worker.publish(tables.clone()));
         inner.tables = tables;
+        inner.published = inner.runtime.clone();
         if !self.in_force(generation, Instant::now() + IN_FORCE) {
             tracing::error!(generation, "a worker does not take new tables");
         }
@@ -354,7 +366,7 @@ impl Daemon {
             self.probe(inner, &picture, &underlay, uplink);
         }
         inner.runtime.underlay = underlay;
-        if *inner.tables.runtime != inner.runtime {
+        if inner.published != inner.runtime {
             self.put_in_force(inner, None);
         }
         Ok(())
@@ -497,6 +509,21 @@ fn add_counters(status: &mut Status, counters: &Counters) {
             }
         }
     }
+}
+
+/// The node as it is, with the MAC that a pod's interface has where nothing else is configured: that of its first address.
+fn with_macs(runtime: &Runtime, state: &NodeState) -> Runtime {
+    let first_address = |namespace: &str, name: &str| {
+        let pod = state.endpoints.iter().find(|e| e.namespace == namespace && e.name == name);
+        pod.and_then(|pod| pod.addresses.first()).copied()
+    };
+    let mut runtime = runtime.clone();
+    for port in &mut runtime.ports {
+        if let PortKind::Pod { namespace, name } = &port.kind {
+            port.mac = port.mac.or_else(|| first_address(namespace, name).map(MacAddr::from_ip));
+        }
+    }
+    runtime
 }
 
 /// Splits `namespace/name`.

@@ -1,0 +1,169 @@
+//! A lab for tests: brought up once per test program, with an HTTP server in every pod, and taken down when the program
+//! ends, however it ends.
+
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// What every pod serves: `name` (the pod's) and `big` (10 MiB of noise).
+const BIG_BYTES: usize = 10 << 20;
+
+/// A lab that is up.
+pub(crate) struct Lab {
+    name: String,
+    folder: tempfile::TempDir,
+    /// Server processes; their stdin ends with this process, and so do they.
+    servers: Vec<Child>,
+    /// Takes the lab down when its stdin ends.
+    _janitor: Child,
+}
+
+fn weir() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_weir"))
+}
+
+/// The folder of a cluster among the fixtures.
+pub(crate) fn cluster(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/clusters").join(name)
+}
+
+impl Lab {
+    /// The one lab of this program, on the cluster `cluster`.
+    pub(crate) fn shared(of: &str) -> &'static Self {
+        static LAB: OnceLock<Lab> = OnceLock::new();
+        LAB.get_or_init(|| {
+            let lab = Self::up(of, &cluster(of));
+            lab.with_servers(&[("t/server", "server"), ("t/guarded", "guarded"), ("t/remote", "remote"), ("outside", "outside")])
+        })
+    }
+
+    /// Brings a lab up on the snapshot at `snapshot`. Its name is `prefix` and the process number.
+    pub(crate) fn up(prefix: &str, snapshot: &Path) -> Self {
+        // Built by cargo for the package's own tests only: the daemon belongs to another one.
+        let daemon = Path::new(env!("CARGO_BIN_EXE_weir")).with_file_name("weir-dataplane");
+        let built =
+            Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "weir-dataplane", "--bin", "weir-dataplane"]).status();
+        assert!(built.expect("cargo").success() && daemon.exists(), "cannot build {}", daemon.display());
+
+        let name = format!("{prefix}{}", std::process::id());
+        let janitor = Command::new("sh")
+            .args(["-c", "cat >/dev/null; exec \"$0\" lab down --name \"$1\""])
+            .args([env!("CARGO_BIN_EXE_weir"), &name])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh");
+        let lab = Self { name, folder: tempfile::tempdir().unwrap(), servers: Vec::new(), _janitor: janitor };
+        lab.apply(snapshot);
+        lab
+    }
+
+    /// Brings the lab to another snapshot.
+    pub(crate) fn apply(&self, snapshot: &Path) {
+        let output = weir().args(["lab", "up", "--node", "node-a", "--name", &self.name, "-f"]).arg(snapshot).output().unwrap();
+        assert!(output.status.success(), "lab up: {}", text(&output));
+    }
+
+    fn with_servers(mut self, places: &[(&str, &str)]) -> Self {
+        let mut big = vec![0; BIG_BYTES];
+        fastrand::Rng::with_seed(1).fill(&mut big);
+        for (place, name) in places {
+            let folder = self.folder.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("name"), name).unwrap();
+            fs::write(folder.join("big"), &big).unwrap();
+            self.serve(place, name);
+        }
+        for (place, _) in places {
+            self.await_server(place);
+        }
+        self
+    }
+
+    /// Starts an HTTP server on port 8080 of a place; its log is [`server_log`](Self::server_log).
+    fn serve(&mut self, place: &str, name: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab_support/server.py");
+        let log = fs::File::create(self.folder.path().join(format!("{name}.log"))).unwrap();
+        let server = self
+            .command(place, &["python3", script.to_str().unwrap(), self.folder.path().join(name).to_str().unwrap(), "8080"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.servers.push(server);
+    }
+
+    fn await_server(&self, place: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.exec(place, &["curl", "-s", "--max-time", "1", "http://127.0.0.1:8080/name"]).is_err() {
+            assert!(Instant::now() < deadline, "the server in {place} does not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A command to be run in a pod, on a node or outside.
+    pub(crate) fn command(&self, place: &str, argv: &[&str]) -> Command {
+        let mut command = weir();
+        command.args(["lab", "exec", "--name", &self.name, place, "--"]).args(argv);
+        command
+    }
+
+    /// Runs a command to its end; stdout, or both outputs if it fails.
+    pub(crate) fn exec(&self, place: &str, argv: &[&str]) -> Result<String, String> {
+        let output = self.command(place, argv).stdin(Stdio::null()).output().unwrap();
+        if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(text(&output)) }
+    }
+
+    /// What the server of a place has logged so far.
+    pub(crate) fn server_log(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap()
+    }
+
+    /// SHA-256 of the big file.
+    pub(crate) fn big_file_digest(&self) -> String {
+        let output = Command::new("sha256sum").arg(self.folder.path().join("server/big")).output().unwrap();
+        text(&output).split_whitespace().next().unwrap().to_owned()
+    }
+
+    /// The daemon's files.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        Path::new("/run/weir").join(&self.name)
+    }
+
+    /// `weir status -o json`.
+    pub(crate) fn status(&self) -> Value {
+        let output = weir().args(["status", "-o", "json", "--socket"]).arg(self.run_dir().join("dataplane.sock")).output().unwrap();
+        assert!(output.status.success(), "status: {}", text(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Packets dropped for a reason so far.
+    pub(crate) fn drops(&self, reason: &str) -> u64 {
+        self.status()["drops"][reason].as_u64().unwrap_or(0)
+    }
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn exec_ok(lab: &Lab, place: &str, argv: &[&str]) {
+    if let Err(said) = lab.exec(place, argv) {
+        panic!("{place}: {}: {said}\nstatus: {}", argv.join(" "), lab.status());
+    }
+}
+
+/// Fetches a URL and gives the SHA-256 of the body.
+pub(crate) fn digest_of(lab: &Lab, from: &str, url: &str) -> String {
+    let script = format!("curl -sS --globoff --max-time 60 '{url}' | sha256sum");
+    lab.exec(from, &["sh", "-c", &script]).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
