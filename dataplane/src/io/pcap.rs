@@ -86,7 +86,10 @@ impl PcapIo {
         let record = match self.capture.next() {
             Some(Ok(record)) => record,
             end => {
-                self.error = end.and_then(Result::err).map(io::Error::other);
+                // Said once; kept until the records before it were given.
+                if let Some(Err(error)) = end {
+                    self.error = Some(io::Error::other(error));
+                }
                 self.free.push(frame);
                 return None;
             }

@@ -1,0 +1,226 @@
+//! The built `weir`: exit statuses and messages for bad input, and every shared capture through `weir replay`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The scenario whose files the tests misuse.
+fn scenario() -> PathBuf {
+    weir_fixtures::root().join("scenarios/clusterip-over-vxlan")
+}
+
+fn weir(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.args(arguments).env_remove("NODE_NAME").env_remove("WEIR_SOCKET");
+    command.output().expect("weir can be run")
+}
+
+/// `weir replay` of `capture` on node-a of the scenario.
+fn replay(capture: &Path, more: &[&str]) -> Output {
+    let snapshot = scenario().join("snapshot.yaml");
+    let mut arguments = vec!["replay", "-f", snapshot.to_str().unwrap(), "--node", "node-a", "--pcap", capture.to_str().unwrap()];
+    arguments.extend(more);
+    weir(&arguments)
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Checks the exit status and that one message says `words`.
+#[track_caller]
+fn refused(output: &Output, status: i32, words: &str) {
+    assert_eq!(output.status.code(), Some(status), "{}", stderr(output));
+    let messages = stderr(output);
+    assert_eq!(messages.matches("error:").count(), 1, "{messages}");
+    assert!(messages.contains(words), "{messages:?} does not say {words:?}");
+    assert!(!messages.contains('\u{1b}'), "colour in a pipe: {messages:?}");
+}
+
+#[test]
+fn wrong_usage_is_2_and_says_what_is_missing() {
+    assert_eq!(weir(&[]).status.code(), Some(2));
+    refused(&weir(&["replay"]), 2, "--pcap");
+    refused(&weir(&["trace", "-f", "-", "--from", "nobody", "--to", "a/b"]), 2, "a place is namespace/pod");
+    refused(&weir(&["frobnicate"]), 2, "frobnicate");
+    assert_eq!(weir(&["--help"]).status.code(), Some(0));
+    assert_eq!(weir(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_capture_that_is_missing_empty_foreign_or_no_capture_is_told_in_one_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.pcap");
+    refused(&replay(&path, &[]), 2, "No such file");
+    refused(&replay(folder.path(), &[]), 2, "folder");
+
+    fs::write(&path, b"").unwrap();
+    refused(&replay(&path, &[]), 1, "the file is empty");
+
+    fs::write(&path, b"apiVersion: v1").unwrap();
+    refused(&replay(&path, &[]), 1, "not a capture");
+
+    let good = fs::read(scenario().join("in.pcap")).unwrap();
+    fs::write(&path, &good[..24]).unwrap();
+    let output = replay(&path, &["-o", "json"]);
+    refused(&output, 1, "holds no packets");
+    assert!(stdout(&output).contains(r#""packets":0"#));
+
+    let mut foreign = good;
+    foreign[20] = 105;
+    fs::write(&path, &foreign).unwrap();
+    refused(&replay(&path, &[]), 1, "link type 105 (IEEE802_11) cannot be read");
+}
+
+#[test]
+fn what_can_be_read_of_a_damaged_capture_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.pcap");
+    let good = fs::read(scenario().join("in.pcap")).unwrap();
+
+    fs::write(&path, &good[..good.len() - 5]).unwrap();
+    let output = replay(&path, &["-o", "json"]);
+    refused(&output, 1, "ends inside record 9, 5 bytes early");
+    assert!(stdout(&output).ends_with("\"rejects\":{}}}\n") && stdout(&output).contains(r#""packets":8"#), "{}", stdout(&output));
+
+    let mut lying = good;
+    lying[24 + 8..24 + 12].copy_from_slice(&u32::MAX.to_le_bytes());
+    fs::write(&path, &lying).unwrap();
+    refused(&replay(&path, &[]), 1, "corrupt at record 1 (byte 24)");
+}
+
+#[test]
+fn a_snapshot_that_is_missing_wrong_or_without_the_node_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("snapshot.yaml");
+    let name = path.to_str().unwrap();
+    refused(&weir(&["validate", "-f", name]), 2, "No such file");
+
+    fs::write(&path, "kind: [").unwrap();
+    refused(&weir(&["validate", "-f", name]), 1, "snapshot.yaml:");
+
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}, ingres: []}\n";
+    fs::write(&path, policy).unwrap();
+    refused(&weir(&["validate", "-f", name]), 1, "ingres");
+
+    let snapshot = scenario().join("snapshot.yaml");
+    let snapshot = snapshot.to_str().unwrap();
+    let input = scenario().join("in.pcap");
+    let input = input.to_str().unwrap();
+    refused(&weir(&["replay", "-f", snapshot, "--node", "node-z", "--pcap", input]), 2, "it has: node-a, node-b");
+    refused(&weir(&["replay", "-f", snapshot, "--node", "node-a", "--pcap", input, "--port-of", "eth0=shop/nobody"]), 2, "shop/frontend");
+    refused(&weir(&["trace", "-f", snapshot, "--from", "shop/nobody", "--to", "svc/shop/web"]), 2, "no live pod shop/nobody");
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_told_in_one_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("dataplane.sock");
+    let socket = socket.to_str().unwrap();
+    for command in ["status", "conntrack", "services", "policies"] {
+        refused(&weir(&[command, "--socket", socket]), 2, "there is no such socket");
+    }
+}
+
+#[test]
+fn a_trace_has_the_fields_of_the_contract() {
+    let snapshot = scenario().join("snapshot.yaml");
+    let output =
+        weir(&["trace", "-f", snapshot.to_str().unwrap(), "--from", "shop/frontend", "--to", "svc/shop/web", "--port", "80", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = serde_json::json!({
+        "verdict": "forward", "reason": null, "reason_code": null, "family": "ipv4",
+        "service": {"namespace": "shop", "name": "web", "port": "http"},
+        "backends": ["10.244.2.20:8080"], "backend": "10.244.2.20:8080",
+        "snat": null, "encap": {"vni": 1, "vtep": "10.0.0.11"},
+    });
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&answer[field], value, "{field}");
+    }
+    for side in ["egress", "ingress"] {
+        assert_eq!(answer[side]["isolated"], false, "{side}");
+        assert_eq!(answer[side]["allowed"], true, "{side}");
+        assert!(answer[side]["by"].is_array() && answer[side]["isolated_by"].is_array() && answer[side]["nearest"].is_null());
+    }
+    let nodes: Vec<&str> = answer["steps"].as_array().unwrap().iter().filter_map(|step| step["node"].as_str()).collect();
+    assert!(nodes.contains(&"node-a") && nodes.contains(&"node-b"), "{nodes:?}");
+}
+
+#[test]
+fn both_sides_are_judged_where_the_first_denies_already() {
+    let folder = tempfile::tempdir().unwrap();
+    let policies = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: deny}\nspec: {podSelector: {}, policyTypes: [Ingress, Egress]}\n";
+    fs::write(folder.path().join("deny.yaml"), policies).unwrap();
+    let snapshot = scenario().join("snapshot.yaml");
+    let more = folder.path().join("deny.yaml");
+    let output = weir(&[
+        "trace",
+        "-f",
+        snapshot.to_str().unwrap(),
+        "-f",
+        more.to_str().unwrap(),
+        "--from",
+        "shop/frontend",
+        "--to",
+        "svc/shop/web",
+        "-o",
+        "json",
+    ]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["verdict"], &answer["reason"]), (&"drop".into(), &"POLICY_DENIED".into()));
+    for side in ["egress", "ingress"] {
+        assert_eq!(answer[side]["allowed"], false, "{side}");
+        assert_eq!(answer[side]["isolated_by"][0]["name"], "deny", "{side}");
+        assert_eq!(answer[side]["nearest"]["fails"], "direction", "{side}: {}", answer[side]["nearest"]);
+    }
+}
+
+#[test]
+fn what_replay_writes_can_be_replayed_from_its_own_interfaces() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.pcapng");
+    let output = replay(&scenario().join("in.pcap"), &["--write", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let again = replay(&path, &["-o", "json"]);
+    assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
+    assert!(stdout(&again).lines().last().unwrap().contains(r#""packets":18"#), "each packet as it came and as it left");
+}
+
+/// The summary of a replay, checked for its sum, and all that stdout said.
+fn replay_summary(capture: &Path, more: &[&str]) -> (u64, Vec<u8>) {
+    let shop = weir_fixtures::root().join("clusters/shop");
+    let mut arguments = vec!["replay", "-f", shop.to_str().unwrap(), "--node", "node-a", "-o", "json", "--pcap", capture.to_str().unwrap()];
+    arguments.extend(more);
+    let output = weir(&arguments);
+    let name = capture.display();
+    assert_eq!(output.status.code(), Some(0), "{name}: {}", stderr(&output));
+    let last = stdout(&output).lines().last().unwrap().to_owned();
+    let summary = &serde_json::from_str::<serde_json::Value>(&last).unwrap()["summary"];
+    let count = |key: &str| summary[key].as_u64().unwrap();
+    assert_eq!(count("packets"), ["forward", "host", "reply", "drop"].map(count).iter().sum::<u64>(), "{name}: {last}");
+    let reasons: u64 = summary["reasons"].as_object().unwrap().values().filter_map(serde_json::Value::as_u64).sum();
+    assert_eq!(count("drop"), reasons, "{name}: {last}");
+    (count("packets"), output.stdout)
+}
+
+#[test]
+fn every_shared_capture_is_replayed_to_a_verdict_for_each_packet_and_twice_alike() {
+    let folder = weir_fixtures::shared_captures().expect("../shared/pcaps is missing: these captures are shared beside the project");
+    let mut captures: Vec<PathBuf> = fs::read_dir(folder).unwrap().filter_map(Result::ok).map(|e| e.path()).collect();
+    captures.retain(|path| path.to_string_lossy().contains(".pcap"));
+    captures.sort();
+    assert!(captures.len() >= 45, "only {} captures", captures.len());
+    for capture in &captures {
+        let (packets, first) = replay_summary(capture, &[]);
+        let (_, second) = replay_summary(capture, &[]);
+        assert!(first == second, "{}: two runs differ", capture.display());
+        assert_eq!(first.iter().filter(|b| **b == b'\n').count() as u64, packets + 1, "{}: a line a packet and the sum", capture.display());
+        let (counted, _) = replay_summary(capture, &["--per", "summary"]);
+        assert_eq!(counted, packets, "{}", capture.display());
+    }
+}
