@@ -12,7 +12,7 @@ fn every_scenario_gives_its_golden_output() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         assert!(folder.join("README.md").is_file(), "{name} does not say why it is there");
         match scenario::run(&folder, update) {
-            Ok(differences) => failures.extend(differences.into_iter().map(|difference| format!("{name}: {difference}"))),
+            Ok(compared) => failures.extend(compared.differences.iter().map(|difference| format!("{name}: {difference}"))),
             Err(error) => failures.push(format!("{name}: {error}")),
         }
     }

@@ -85,7 +85,7 @@ impl Args {
         if self.output == Form::Table && self.per != Per::Summary {
             writeln!(out, "{}", if self.per == Per::Packet { packet_header() } else { flow_header() })?;
         }
-        let progress = Progress::new();
+        let progress = Progress::new(self.per == Per::Packet);
         let mut watcher = |taken: &Taken<'_>| -> io::Result<()> {
             let (note, fate) = (taken.note, taken.fate);
             if self.per == Per::Flow {
@@ -287,8 +287,9 @@ impl Recorder {
 struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    fn new() -> Self {
-        let wanted = io::stderr().is_terminal() && !io::stdout().is_terminal();
+    /// `lines` tells that stdout is written to all the while: then a bar would tear through it.
+    fn new(lines: bool) -> Self {
+        let wanted = io::stderr().is_terminal() && !(lines && io::stdout().is_terminal());
         Self(wanted.then(|| {
             let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
             let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

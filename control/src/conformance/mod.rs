@@ -20,6 +20,7 @@ use weir_dataplane::yaml::{Node, Source, from_node};
 use self::case::{Head, Step};
 use self::objects::Objects;
 pub use self::report::{Failure, Format, Report};
+use crate::sim::scenario;
 
 /// Runs every case under `paths`: files, or folders with all that is below them.
 ///
@@ -36,6 +37,10 @@ pub fn run(paths: &[PathBuf], filter: Option<&str>, seed: u64) -> anyhow::Result
     files.dedup();
     let mut report = Report::default();
     for file in &files {
+        if file.is_dir() {
+            run_scenario(file, filter, &mut report);
+            continue;
+        }
         let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         run_file(&file.display().to_string(), bytes, filter, seed, &mut report);
     }
@@ -48,6 +53,10 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         files.push(path.to_owned());
         return Ok(());
     }
+    if scenario::is_scenario(path) {
+        files.push(path.to_owned());
+        return Ok(());
+    }
     for entry in std::fs::read_dir(path).with_context(reading)? {
         let path = entry.with_context(reading)?.path();
         let is_case = path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["yaml", "yml", "json"].contains(&e));
@@ -56,6 +65,26 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Replays a scenario folder and compares it with its goldens. Its seed is its own.
+fn run_scenario(folder: &Path, filter: Option<&str>, report: &mut Report) {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = folder.display().to_string();
+    if filter.is_some_and(|text| !file.contains(text)) {
+        return;
+    }
+    (report.files, report.cases) = (report.files + 1, report.cases + 1);
+    let mut tally = report.tally(&file, &name);
+    match scenario::run(folder, false) {
+        Err(why) => tally.broken(1, &why),
+        Ok(compared) => {
+            (0..compared.passed).for_each(|_| tally.pass());
+            for difference in compared.differences {
+                tally.fail((&difference.at, "-"), difference.expected, difference.got, String::new());
+            }
+        }
+    }
 }
 
 /// Runs the cases of one file, one a document.

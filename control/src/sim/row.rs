@@ -168,7 +168,7 @@ impl<'a> Namer<'a> {
     fn policy(&mut self, fate: &Fate) -> Option<PolicySide> {
         let sides = [(Direction::Egress, fate.trail.egress), (Direction::Ingress, fate.trail.ingress)];
         let judged = || sides.into_iter().filter_map(|(direction, judgement)| Some((direction, judgement?)));
-        let (direction, _) = judged().find(|(_, j)| !j.allowed).or_else(|| judged().filter(|(_, j)| j.rule.is_some()).last())?;
+        let (direction, _) = judged().find(|(_, j)| !j.allowed).or_else(|| judged().rfind(|(_, j)| j.rule.is_some()))?;
         let headers = fate.headers.as_ref()?;
         let seen = seen_by_policy(fate, headers);
         let (pod, peer) = match direction {

@@ -26,8 +26,31 @@ struct Expect {
     packets: Vec<Row>,
 }
 
-/// What a scenario did that it was not expected to do; empty = it passed.
-pub type Differences = Vec<String>;
+/// How what a scenario did compares with its goldens: one check for each packet, one for the sums, one for `out.pcap`.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// Checks that hold.
+    pub passed: usize,
+    /// Those that do not.
+    pub differences: Vec<Difference>,
+}
+
+/// A check that does not hold.
+#[derive(Debug)]
+pub struct Difference {
+    /// Which: `packet 3`, `summary`, `out.pcap`.
+    pub at: String,
+    /// The fields in which the golden differs, or a frame's bytes.
+    pub expected: String,
+    /// The same fields as they are.
+    pub got: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: expected {}, got {}", self.at, self.expected, self.got)
+    }
+}
 
 /// What a scenario gives.
 struct Given {
@@ -39,23 +62,58 @@ struct Given {
 ///
 /// # Errors
 /// Where it cannot be run: a file is missing or wrong.
-pub fn run(folder: &Path, update: bool) -> Result<Differences, String> {
+pub fn run(folder: &Path, update: bool) -> Result<Compared, String> {
     let given = give(folder)?;
     let (out, expect) = (folder.join("out.pcap"), folder.join("expect.json"));
     if update {
         let text = serde_json::to_string_pretty(&given.expect).map_err(|error| error.to_string())? + "\n";
         fs::write(&out, &given.out).and_then(|()| fs::write(&expect, text)).map_err(|error| format!("{}: {error}", folder.display()))?;
-        return Ok(Vec::new());
+        return Ok(Compared::default());
     }
     let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}; UPDATE=1 writes it", path.display()));
     let wanted: Value = serde_json::from_slice(&read(&expect)?).map_err(|error| format!("{}: {error}", expect.display()))?;
-    let mut differences = Vec::new();
-    compare("", &wanted, &given.expect, &mut differences);
-    let wanted = read(&out)?;
-    if wanted != given.out {
-        differences.push(first_difference(&wanted, &given.out));
+    let mut compared = Compared::default();
+    compared.check("summary".into(), &wanted["summary"], &given.expect["summary"]);
+    let packets = |value: &Value| value["packets"].as_array().cloned().unwrap_or_default();
+    let (wanted, got) = (packets(&wanted), packets(&given.expect));
+    for n in 0..wanted.len().max(got.len()) {
+        let null = &Value::Null;
+        compared.check(format!("packet {}", n + 1), wanted.get(n).unwrap_or(null), got.get(n).unwrap_or(null));
     }
-    Ok(differences)
+    let wanted = read(&out)?;
+    match first_difference(&wanted, &given.out) {
+        _ if wanted == given.out => compared.passed += 1,
+        difference => compared.differences.push(difference),
+    }
+    Ok(compared)
+}
+
+impl Compared {
+    /// Compares two objects field by field; both are one check.
+    fn check(&mut self, at: String, wanted: &Value, got: &Value) {
+        let (mut expected, mut found) = (Vec::new(), Vec::new());
+        match (wanted.as_object(), got.as_object()) {
+            (Some(w), Some(g)) => {
+                for key in w.keys().chain(g.keys().filter(|key| !w.contains_key(*key))) {
+                    let (w, g) = (w.get(key).unwrap_or(&Value::Null), g.get(key).unwrap_or(&Value::Null));
+                    if w != g {
+                        expected.push(format!("{key} {w}"));
+                        found.push(format!("{key} {g}"));
+                    }
+                }
+            }
+            _ if wanted != got => {
+                expected.push(wanted.to_string());
+                found.push(got.to_string());
+            }
+            _ => {}
+        }
+        if expected.is_empty() {
+            self.passed += 1;
+        } else {
+            self.differences.push(Difference { at, expected: expected.join(", "), got: found.join(", ") });
+        }
+    }
 }
 
 /// Tells whether a folder is a scenario.
@@ -75,7 +133,6 @@ fn give(folder: &Path) -> Result<Given, String> {
     };
     let state = compile(&snapshot, &config.node, &config).map_err(|error| error.to_string())?;
     let mut node = SimNode::new(&state, config, SEED).map_err(|error| error.to_string())?;
-    // A second one of the same kind, for names while the first is at work.
     let runtime = node.runtime().clone();
     let mut namer = Namer::new(&state, &runtime);
     let input = path("in.pcap");
@@ -96,30 +153,8 @@ fn give(folder: &Path) -> Result<Given, String> {
     Ok(Given { out: out.finish().map_err(|error| error.to_string())?, expect })
 }
 
-/// Notes where two JSON values differ, by path.
-fn compare(path: &str, wanted: &Value, got: &Value, differences: &mut Differences) {
-    match (wanted, got) {
-        (Value::Object(w), Value::Object(g)) => {
-            for key in w.keys().chain(g.keys().filter(|key| !w.contains_key(*key))) {
-                let null = &Value::Null;
-                compare(&format!("{path}.{key}"), w.get(key).unwrap_or(null), g.get(key).unwrap_or(null), differences);
-            }
-        }
-        (Value::Array(w), Value::Array(g)) => {
-            if w.len() != g.len() {
-                differences.push(format!("{path}: expected {} items, got {}", w.len(), g.len()));
-            }
-            for (n, (w, g)) in w.iter().zip(g).enumerate() {
-                compare(&format!("{path}[{n}]"), w, g, differences);
-            }
-        }
-        _ if wanted == got => {}
-        _ => differences.push(format!("{}: expected {wanted}, got {got}", path.trim_start_matches('.'))),
-    }
-}
-
 /// Says in which packet two captures differ first.
-fn first_difference(wanted: &[u8], got: &[u8]) -> String {
+fn first_difference(wanted: &[u8], got: &[u8]) -> Difference {
     let frames = |bytes: &[u8]| {
         let mut frames = Vec::new();
         let Ok(mut capture) = Capture::new(Box::new(io::Cursor::new(bytes.to_vec()))) else { return frames };
@@ -132,14 +167,14 @@ fn first_difference(wanted: &[u8], got: &[u8]) -> String {
     };
     let (wanted, got) = (frames(wanted), frames(got));
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    for (n, (w, g)) in wanted.iter().zip(&got).enumerate() {
+    let differ = |n: usize, expected: String, got: String| Difference { at: format!("out.pcap, packet {n}"), expected, got };
+    for (n, (w, g)) in (1..).zip(wanted.iter().zip(&got)) {
         if w.0 != g.0 {
-            return format!("out.pcap: packet {} leaves at {} instead of {}", n + 1, g.0, w.0);
+            return differ(n, format!("at {}", w.0), format!("at {}", g.0));
         }
         if w.1 != g.1 {
-            let at = w.1.iter().zip(&g.1).position(|(a, b)| a != b).unwrap_or_else(|| w.1.len().min(g.1.len()));
-            return format!("out.pcap: packet {} differs from byte {at} on:\n  expected {}\n  got      {}", n + 1, hex(&w.1), hex(&g.1));
+            return differ(n, hex(&w.1), hex(&g.1));
         }
     }
-    format!("out.pcap: expected {} packets, got {}", wanted.len(), got.len())
+    Difference { at: "out.pcap".into(), expected: format!("{} packets", wanted.len()), got: format!("{} packets", got.len()) }
 }
