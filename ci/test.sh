@@ -24,4 +24,8 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 step "unit, property, scenario and namespace tests"
 cargo test --workspace --locked --no-fail-fast
 
+step "connection table: all interleavings of its protocol (loom), random ones of a larger table (shuttle)"
+cargo test --package weir-dataplane --lib --locked --quiet --features loom loom_
+cargo test --package weir-dataplane --lib --locked --quiet --features shuttle shuttle_
+
 printf '\ntest: everything passed in %ds\n' $((SECONDS - started))

@@ -137,7 +137,7 @@ impl Index {
         let filled = |bucket: &Bucket| bucket.ways.iter().filter(|word| word.load(Ordering::Relaxed) != 0).count() as u32;
         let in_first = filled(first);
         // A checker is spared the search for the hard case, two workers that put one tuple into different buckets.
-        let prefers_first = if MODEL { slot.entry() % 2 == 0 } else { in_first < CROWDED || in_first <= filled(second) };
+        let prefers_first = if MODEL { slot.entry().is_multiple_of(2) } else { in_first < CROWDED || in_first <= filled(second) };
         let order = if prefers_first { [first, second] } else { [second, first] };
         order.into_iter().flat_map(|bucket| &bucket.ways).any(|word| {
             word.load(Ordering::Relaxed) == 0

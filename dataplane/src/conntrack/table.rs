@@ -231,9 +231,13 @@ impl ConnTable {
     fn find(&self, hash: u64, key: &Key) -> Option<Hit> {
         self.index.find(hash, |slot| self.line(slot).is(key).then(|| Hit { entry: EntryId(slot.entry()), dir: slot.dir() }))
     }
-    /// Hashes and finds a batch, stage by stage. All slices have the length of `tuples`, which is at most 64.
+    /// Hashes and finds a batch, stage by stage.
+    ///
+    /// # Panics
+    /// Unless all three slices have one length, of at most 64.
     pub fn lookup_batch(&self, tuples: &[Tuple], hashes: &mut [u64], hits: &mut [Option<Hit>]) {
         let mut probes = [Probe(None); 64];
+        assert!(tuples.len() <= probes.len() && tuples.len() == hashes.len() && tuples.len() == hits.len());
         for (tuple, hash) in tuples.iter().zip(hashes.iter_mut()) {
             *hash = self.hash(tuple);
             self.prefetch_buckets(*hash);
