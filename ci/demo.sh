@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 name=demo$$
 cluster=fixtures/clusters/shop
-scenario=fixtures/scenarios/policy-denied
+scenario=fixtures/scenarios/denied-by-policy
 
 ended() {
   status=$?
@@ -18,7 +18,7 @@ ended() {
 }
 trap ended EXIT
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-run() { printf '$ %s\n' "${*/target\/release\//}"; "$@"; }
+run() { printf '$ %s\n' "${*//target\/release\//}" >&2; "$@"; }
 
 say "Install what is missing, and build"
 bash ci/setup.sh
@@ -27,12 +27,13 @@ cargo build --release --locked --quiet --bins
 weir=target/release/weir
 
 say "1. A capture, replayed through the real pipeline by a user without any right: who was dropped, and why?"
-plain=$(mktemp -d); chmod 755 "$plain"
-cp -r "$cluster" "$scenario/in.pcap" target/release/weir "$plain"; chmod -R a+rX "$plain"
-run setpriv --reuid 65534 --regid 65534 --clear-groups "$plain/weir" replay -f "$plain/shop" --node node-a --pcap "$plain/in.pcap"
+plain=$(mktemp -d)
+cp $scenario/{snapshot.yaml,in.pcap} target/release/weir "$plain"
+chmod -R a+rX "$plain"
+(cd "$plain" && run setpriv --reuid 65534 --regid 65534 --clear-groups ./weir replay -f snapshot.yaml --node node-a --pcap in.pcap)
 rm -rf "$plain"
 
-say "2. The same cluster, for real: pods of node-a behind Weir, node-b a plain Linux kernel"
+say "2. A cluster for real: pods of node-a behind Weir, node-b a plain Linux kernel"
 run $weir lab up -f "$cluster" --node node-a --name "$name"
 folder=$(mktemp -d); echo "the database on node-b answers" > "$folder/index.html"
 $weir lab exec --name "$name" shop/db-0 -- timeout 300 python3 -m http.server 5432 --directory "$folder" >/dev/null 2>&1 &
