@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`process`] takes a batch through in stages, so that the memory of one packet arrives while others are worked on. The first
-//! packet of a flow takes the whole way ([`first_packet`]); what was decided stays in the flow's entry and every later packet
-//! only follows it ([`established`]). Stages are plain functions of other modules that know nothing of each other; their order
+//! packet of a flow takes the whole way (`first_packet`); what was decided stays in the flow's entry and every later packet
+//! only follows it (`established`). Stages are plain functions of other modules that know nothing of each other; their order
 //! is here alone. Nothing is allocated, locked or logged, no clock is read and no random number drawn: time and randomness
 //! are in [`Cx`]. Every frame ends in exactly one verdict, which is counted.
 
