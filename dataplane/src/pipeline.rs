@@ -19,7 +19,9 @@ mod refusal;
 
 use weir_xsk::Arena;
 
-use crate::conntrack::{self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, Fragments, Hit, InsertError, Leg, NO_OWNER, Ticks, Tuple};
+use crate::conntrack::{
+    self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, Fragments, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple,
+};
 use crate::counters::Counters;
 use crate::events::{CtState, Event, Observer, Trail};
 use crate::io::{BATCH_MAX, Packet};
@@ -213,7 +215,7 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     }
 
     // Service: which backend (E2.8 to E2.35).
-    let (seen, masquerade) = choose_backend(cx, &tuple, trail)?;
+    let Choice { seen, masquerade, counter } = choose_backend(cx, &tuple, trail)?;
     let via_service = trail.service.is_some();
     if via_service && state.is_none() {
         return Err(Refusal::Silent(DropReason::InvalidConntrack));
@@ -264,7 +266,7 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
 
     // Conntrack: from here on every packet of the flow follows.
     let owner = if inbound.sender == Sender::Pod { u32::from(packet.in_port.0) } else { NO_OWNER };
-    let flow = NewFlow { original: tuple, to, exit, back, owner, state };
+    let flow = NewFlow { original: tuple, to, exit, back, owner, counter, state };
     let hit = insert(cx, &flow)?;
     let view = cx.conns.flow(hit);
     let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
@@ -272,15 +274,26 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     Ok(verdict)
 }
 
-/// Asks the services about a new flow. Gives the tuple with the backend as its destination, and whether its source is to become
-/// the node.
-fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, trail: &mut Trail) -> Result<(Tuple, bool), Refusal> {
+/// What the services say of a new flow.
+struct Choice {
+    /// The tuple with the backend as its destination.
+    seen: Tuple,
+    /// Its source is to become the node.
+    masquerade: bool,
+    /// Where the backend's connections are counted.
+    counter: u32,
+}
+
+/// Asks the services about a new flow.
+fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, trail: &mut Trail) -> Result<Choice, Refusal> {
     let tables = cx.tables;
     let in_services = tables.owner(tuple.dst).in_services;
     let origin = tables.origin(tuple.src);
     let now_secs = (cx.now / 1_000_000_000) as u32;
-    match tables.services.select(tuple, origin, in_services, cx.affinity, now_secs, &mut cx.local.random) {
-        Selection::NotService => Ok((*tuple, false)),
+    let conns = cx.conns;
+    let connections = |counter| conns.counted(counter).unwrap_or(0);
+    match tables.services.select(tuple, origin, in_services, cx.affinity, connections, now_secs, &mut cx.local.random) {
+        Selection::NotService => Ok(Choice { seen: *tuple, masquerade: false, counter: NOT_COUNTED }),
         Selection::Refuse(reason, service) => {
             trail.service = service;
             Err(Refusal::unreachable(reason, tuple))
@@ -289,10 +302,11 @@ fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, trail: &mut Trail) -> Result<(
             trail.service = service;
             Err(Refusal::Silent(reason))
         }
-        Selection::Backend { backend, masquerade, service } => {
+        Selection::Backend { backend, masquerade, service, counter } => {
             trail.service = Some(service);
             trail.backend = Some(backend);
-            Ok((Tuple { dst: backend.address, dport: backend.port, ..*tuple }, masquerade))
+            let seen = Tuple { dst: backend.address, dport: backend.port, ..*tuple };
+            Ok(Choice { seen, masquerade, counter })
         }
     }
 }
@@ -339,6 +353,7 @@ struct NewFlow {
     /// Exit of the way back, or [`UNRESOLVED`].
     back: u32,
     owner: u32,
+    counter: u32,
     state: FlowState,
 }
 
@@ -351,7 +366,7 @@ impl NewFlow {
             reply: Leg { exit: self.back, l3_delta: back.l3_delta, l4_delta: back.l4_delta },
             generation,
             owner: self.owner,
-            cause: 0,
+            counter: self.counter,
             state: self.state,
         }
     }

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
 use weir_dataplane::conntrack::FlowDir;
 use weir_dataplane::craft::Craft;
@@ -393,6 +395,41 @@ fn flows_outlive_a_snapshot_that_denies_them_unless_they_are_cut_or_drained() {
 }
 
 #[test]
+fn least_connections_are_counted_over_generations_until_they_end() {
+    let mut state = cluster(0);
+    state.services.clear();
+    let backends = ["10.244.1.5:8080", "10.244.2.7:8080"];
+    add_service(&mut state, "web", Protocol::Tcp, &["10.96.0.10:80"], &backends[..1]);
+    let mut node = TestNode::with(&state, |r| r.config.services.scheduler = Scheduler::LeastConnections);
+    let client = node.pod("client");
+    let mut port = 4000;
+    let mut open = |node: &mut TestNode, count: u32| {
+        let mut chosen = [0; 2];
+        for _ in 0..count {
+            port += 1;
+            let syn = node.craft(client, tuple(TCP, &format!("10.244.1.6:{port}"), "10.96.0.10:80")).frame();
+            node.run(&[(client, syn)]);
+            let backend = node.seen[0].trail.backend.unwrap();
+            chosen[backends.iter().position(|text| (backend.address, backend.port) == place(text)).unwrap()] += 1;
+        }
+        chosen
+    };
+    assert_eq!(open(&mut node, 6), [6, 0]);
+    state.services.clear();
+    add_service(&mut state, "web", Protocol::Tcp, &["10.96.0.10:80"], &backends);
+    node.publish(&state);
+    assert_eq!(open(&mut node, 6), [0, 6], "the newcomer has none yet");
+    let shared = open(&mut node, 6);
+    assert_eq!(shared, [3, 3]);
+    // The first six end: their backend is asked until it has as many as the other.
+    for port in 4001..4007 {
+        let reset = Craft { tcp_flags: tcp::RST, ..node.craft(client, tuple(TCP, &format!("10.244.1.6:{port}"), "10.96.0.10:80")) };
+        node.run(&[(client, reset.frame())]);
+    }
+    assert_eq!(open(&mut node, 6), [6, 0]);
+}
+
+#[test]
 fn an_established_flow_keeps_its_backend_when_it_leaves_the_service() {
     let mut state = cluster(0);
     let mut node = TestNode::new(&state);
@@ -460,7 +497,7 @@ fn udp_flows_to_endpoints_that_serve_no_longer_are_stale() {
         node.run(&[(client, frame)]);
         assert!(!stale(&node, flow), "{flow:?}");
     }
-    state.services[1].backends.iter_mut().for_each(|b| b.serving = false);
+    Arc::make_mut(&mut state.services[1]).backends.iter_mut().for_each(|b| b.serving = false);
     node.publish(&state);
     assert!(stale(&node, to_service) && !stale(&node, tcp), "E2.39, E2.40");
     state.services.clear();

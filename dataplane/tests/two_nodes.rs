@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
 use weir_dataplane::craft::Craft;
 use weir_dataplane::events::CtState;
@@ -110,7 +112,7 @@ fn native_routing_sends_pods_packets_as_they_are() {
 #[test]
 fn a_node_port_with_a_remote_backend_masquerades_and_undoes_both() {
     let mut near = state(0);
-    near.services[0].frontends.push(Frontend { address: addr("10.0.0.10"), port: 30080, kind: FrontendKind::NodePort });
+    Arc::make_mut(&mut near.services[0]).frontends.push(Frontend { address: addr("10.0.0.10"), port: 30080, kind: FrontendKind::NodePort });
     let (mut a, mut b) = (TestNode::new(&near), TestNode::new(&state(1)));
     let to = b.pod("db");
     let syn = a.craft(UPLINK, tuple(proto::TCP, "198.51.100.7:4000", "10.0.0.10:30080")).frame();

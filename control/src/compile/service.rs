@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weir_dataplane::model::{Backend, Family, Frontend, FrontendKind, Node, NodeConfig, NodeIndex, Protocol, Service};
 
@@ -19,7 +20,7 @@ pub(super) fn compile(
     nodes: &[Node],
     this_node: NodeIndex,
     config: &NodeConfig,
-) -> Result<Vec<Service>, CompileError> {
+) -> Result<Vec<Arc<Service>>, CompileError> {
     let cluster = Cluster::new(snapshot, pods, nodes, this_node, config);
     let mut objects: Vec<&objects::Service> = snapshot.services.iter().filter(|s| is_proxied(s)).collect();
     objects.sort_unstable_by_key(|s| (s.meta.namespace.as_str(), s.meta.name.as_str()));
@@ -28,7 +29,7 @@ pub(super) fn compile(
         cluster.service(object, &mut services);
     }
     refuse_taken(&services)?;
-    Ok(services)
+    Ok(services.into_iter().map(Arc::new).collect())
 }
 
 /// Every ClusterIP of a proxied Service, sorted: other ports of it are refused (E2.4).
@@ -133,6 +134,8 @@ impl<'s> Cluster<'s> {
     fn port(&self, object: &objects::Service, port: &ServicePort, family: Family) -> Service {
         let candidates = self.candidates(object, port, family);
         let sets = Sets::choose(&candidates, &self.this.name, self.zone);
+        // Each family by itself, as kube-proxy has it (`newBaseServiceInfo` filters by family, and without a range of the family
+        // the proxier makes no firewall chain: SPI, NFT `usesFWChain`): ranges of the other family alone guard nothing here.
         let source_ranges: Vec<_> =
             object.source_ranges.iter().map(ipnet::IpNet::trunc).filter(|r| family_of(r.addr()) == family).collect();
         Service {
@@ -149,7 +152,6 @@ impl<'s> Cluster<'s> {
             internal_local: object.internal_local,
             external_local: object.external_local,
             affinity_timeout_secs: object.affinity_timeout_secs,
-            source_ranges_deny_all: source_ranges.is_empty() && !object.source_ranges.is_empty(),
             source_ranges: sorted(source_ranges),
             health_check_port: object.health_check_node_port,
             local_ready: 0,

@@ -9,7 +9,7 @@ use weir_dataplane::io::{Packet, PacketIo};
 use weir_dataplane::model::{NodeConfig, NodeState};
 use weir_dataplane::pipeline::{Cx, Local, process};
 use weir_dataplane::runtime::Runtime;
-use weir_dataplane::service::Affinity;
+use weir_dataplane::service::{self, Affinity};
 use weir_dataplane::tables::Tables;
 
 /// Clients that session affinity remembers at a time.
@@ -35,7 +35,7 @@ impl SimNode {
         let max = runtime.config.tables.connections;
         // The hash's key is no secret here: nobody attacks a replay, and answers must repeat.
         let size = TableConfig { max, key: seed.into(), workers: 1, owners: runtime.ports.len() as u32, share: max };
-        let conns = ConnTable::new(&size)?;
+        let conns = ConnTable::new(&size)?.with_counters(service::counters(runtime.config.services.scheduler));
         let worker = conns.worker().ok_or_else(|| io::Error::other("the connection table has no worker left"))?;
         let local = Local::new(worker, runtime.config.tables.fragments, seed);
         Ok(Self { tables, conns, affinity: Affinity::new(AFFINITY_CLIENTS, seed), local })

@@ -121,6 +121,13 @@ impl Snapshot {
                 doubts.push(fault("EndpointSlice", &slice.meta, "metadata.labels", message).to_string());
             }
         }
+        for service in &self.services {
+            let guarded = |address: &IpAddr| service.source_ranges.iter().any(|range| range.addr().is_ipv4() == address.is_ipv4());
+            if let Some(address) = service.load_balancer_ips.iter().find(|a| !service.source_ranges.is_empty() && !guarded(a)) {
+                let message = format!("has no block of the family of {address}: everybody may reach that address (E2.32)");
+                doubts.push(fault("Service", &service.meta, "spec.loadBalancerSourceRanges", message).to_string());
+            }
+        }
         let mut places: HashMap<_, &Meta> = HashMap::new();
         for policy in &self.cluster_policies {
             if let Some(before) = places.insert((policy.tier, policy.priority), &policy.meta) {

@@ -74,6 +74,9 @@ pub struct Leg {
 /// No share is charged for this flow.
 pub const NO_OWNER: u32 = u32::MAX;
 
+/// This flow is counted at no counter.
+pub const NOT_COUNTED: u32 = u32::MAX;
+
 /// What a new flow starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowInit {
@@ -85,8 +88,9 @@ pub struct FlowInit {
     pub generation: u32,
     /// Whose share of the table it uses: below `TableConfig::owners`, or [`NO_OWNER`].
     pub owner: u32,
-    /// Why it is as it is (service, rule): a word of the caller's, not looked into.
-    pub cause: u32,
+    /// The counter that it is counted at while it is open: below [`ConnTable::counters`](super::ConnTable::counters), or
+    /// [`NOT_COUNTED`].
+    pub counter: u32,
     /// State after the first packet: [`FlowState::opening`].
     pub state: FlowState,
 }
@@ -115,8 +119,8 @@ pub struct FlowView {
 pub struct FlowDetails {
     /// Whose share it uses, or [`NO_OWNER`].
     pub owner: u32,
-    /// The caller's word.
-    pub cause: u32,
+    /// The counter that it is counted at, or [`NOT_COUNTED`].
+    pub counter: u32,
     /// When it was inserted.
     pub created: Ticks,
     /// When its last packet was seen.

@@ -51,6 +51,7 @@ impl ConnTable {
                 break;
             };
             self.write(entry, &tuples, init, now);
+            self.count(init.counter);
             match self.publish(worker.slot, entry, &tuples, hashes) {
                 Ok(()) => {
                     let balance = &self.epochs.slots()[worker.slot].balance;
@@ -58,6 +59,7 @@ impl ConnTable {
                     return Ok(Hit { entry: EntryId(entry), dir: FlowDir::Original });
                 }
                 Err(stop) => {
+                    self.uncount(entry);
                     self.unlink(entry, hashes);
                     worker.lists.pending.push(&self.cold, entry, status::DEAD);
                     match stop {
@@ -86,7 +88,7 @@ impl ConnTable {
     fn write(&self, entry: u32, tuples: &[Tuple; 2], init: &FlowInit, now: Ticks) {
         let cold = &self.cold[entry as usize];
         cold.owner.store(init.owner, Ordering::Relaxed);
-        cold.cause.store(init.cause, Ordering::Relaxed);
+        cold.counter.store(init.counter, Ordering::Relaxed);
         cold.created.store(now.0, Ordering::Relaxed);
         let [original, reply] = tuples;
         let lines = [FlowDir::Original, FlowDir::Reply].map(|dir| self.line_of(entry, dir));
@@ -173,10 +175,27 @@ impl ConnTable {
         let hashes = [FlowDir::Original, FlowDir::Reply].map(|dir| self.hash(&self.line_of(entry.0, dir).tuple()));
         self.unlink(entry.0, hashes);
         self.discharge(cold.owner.load(Ordering::Relaxed));
+        self.uncount(entry.0);
         let balance = &self.epochs.slots()[worker.slot].balance;
         balance.store(balance.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
         worker.lists.pending.push(&self.cold, entry.0, status::DEAD);
         true
+    }
+
+    fn count(&self, counter: u32) {
+        if let Some(count) = self.counters.get(counter as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    /// Takes a flow off its counter. Of several that do so for one flow, one does.
+    pub(super) fn uncount(&self, entry: u32) {
+        if self.counters.is_empty() {
+            return;
+        }
+        let counter = self.cold[entry as usize].counter.swap(NOT_COUNTED, Ordering::Relaxed);
+        if let Some(count) = self.counters.get(counter as usize) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Charges a flow to its owner's share. Tells whether there was room.

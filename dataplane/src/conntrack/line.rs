@@ -36,7 +36,7 @@ pub(super) struct Cold {
     /// See [`status`].
     pub(super) status: AtomicU32,
     pub(super) owner: AtomicU32,
-    pub(super) cause: AtomicU32,
+    pub(super) counter: AtomicU32,
     /// While free and first of a chunk: the next chunk.
     pub(super) created: AtomicU32,
 }

@@ -2,7 +2,7 @@
 //!
 //! One [`ConnTable`] per node, shared by all workers. The pipeline looks every packet up by its [`Tuple`], follows what the
 //! flow's entry says, and inserts an entry for the first packet of a flow once everything about it is decided. This module
-//! never decides where a packet goes and never looks into `exit` and `cause`. Read `table` first.
+//! never decides where a packet goes and never looks into `exit`. Read `table` first.
 
 mod arch;
 mod epoch;

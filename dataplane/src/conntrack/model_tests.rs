@@ -20,9 +20,9 @@ fn answer(n: u32) -> Tuple {
     Tuple { src: Ip::v4(2000), dst: Ip::v4(n), sport: 80, dport: 1, proto: proto::UDP }
 }
 
-fn init(cause: u32) -> FlowInit {
-    let leg = Leg { exit: cause, l3_delta: cause as u16, l4_delta: cause as u16 };
-    FlowInit { original: leg, reply: leg, generation: cause, owner: 0, cause, state: FlowState::Replied }
+fn init(number: u32) -> FlowInit {
+    let leg = Leg { exit: number, l3_delta: number as u16, l4_delta: number as u16 };
+    FlowInit { original: leg, reply: leg, generation: number, owner: 0, counter: number, state: FlowState::Replied }
 }
 
 fn find(table: &ConnTable, tuple: &Tuple) -> Option<Hit> {
@@ -33,8 +33,8 @@ fn find(table: &ConnTable, tuple: &Tuple) -> Option<Hit> {
 fn check(table: &ConnTable, hit: Hit, tuple: &Tuple) {
     let view = table.flow(hit);
     assert_eq!(view.tuple, *tuple);
-    let cause = table.details(hit.entry, Ticks(0)).cause;
-    assert_eq!((view.leg, view.generation), (init(cause).original, cause));
+    let number = table.details(hit.entry, Ticks(0)).counter;
+    assert_eq!((view.leg, view.generation), (init(number).original, number));
 }
 
 #[cfg(feature = "loom")]

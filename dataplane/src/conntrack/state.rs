@@ -112,6 +112,10 @@ impl FlowState {
             _ => self,
         }
     }
+    /// Tells whether the connection has ended and only its entry is left.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Close | Self::SctpClosed)
+    }
     /// Tells whether a packet that could open a flow takes the place of this one, which is over: the caller removes the flow
     /// and inserts a new one (a TCP client that reuses its port; RFC 9293 §3.6.1, RFC 6191).
     pub fn is_reopened_by(self, protocol: u8, flags: u8) -> bool {

@@ -61,6 +61,8 @@ pub struct ConnTable {
     pub(super) lines: Slab<Line>,
     pub(super) cold: Slab<Cold>,
     pub(super) owners: Slab<AtomicU32>,
+    /// Empty where nothing is counted.
+    pub(super) counters: Box<[AtomicU32]>,
     pub(super) free: FreeStack,
     pub(super) epochs: Arc<Epochs<Lists>>,
     /// Blocks of entries that some worker has begun to sweep.
@@ -143,10 +145,16 @@ impl ConnTable {
             lines: Slab::new(entries * 2)?,
             cold: Slab::new(entries)?,
             owners: Slab::new(config.owners as usize)?,
+            counters: Box::default(),
             free: FreeStack::new(config.max, config.workers),
             epochs: Arc::new(Epochs::new(config.workers as usize + READERS_MAX)),
             hand: AtomicU32::new(0),
         })
+    }
+    /// Gives the table `count` counters of open flows, 4 bytes each.
+    #[must_use]
+    pub fn with_counters(self, count: u32) -> Self {
+        Self { counters: (0..count).map(|_| AtomicU32::new(0)).collect(), ..self }
     }
     /// Gives a handle to a worker; `None` once `TableConfig::workers` are in use.
     pub fn worker(&self) -> Option<Worker> {
@@ -178,6 +186,15 @@ impl ConnTable {
     /// Flows that are charged to an owner now.
     pub fn owned(&self, owner: u32) -> u32 {
         self.owners.get(owner as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+    /// How many counters there are.
+    pub fn counters(&self) -> u32 {
+        self.counters.len() as u32
+    }
+    /// Flows that are counted at a counter now: those in the table whose connection is not over yet.
+    /// `None` where there is no such counter.
+    pub fn counted(&self, counter: u32) -> Option<u32> {
+        self.counters.get(counter as usize).map(|count| count.load(Ordering::Relaxed))
     }
     pub(super) fn share(&self) -> u32 {
         self.config.share
@@ -277,7 +294,7 @@ impl ConnTable {
         let [original, reply] = lines.map(Line::last_seen);
         FlowDetails {
             owner: cold.owner.load(Ordering::Relaxed),
-            cause: cold.cause.load(Ordering::Relaxed),
+            counter: cold.counter.load(Ordering::Relaxed),
             created: Ticks(cold.created.load(Ordering::Relaxed)),
             last_seen: if reply.since(original) > 0 { reply } else { original },
             remaining_ms: timeout.saturating_sub(age),
@@ -314,6 +331,9 @@ impl ConnTable {
             // write of the copy acquires the ones before it.
             let now = truth.state();
             if now == state {
+                if state.is_over() {
+                    self.uncount(hit.entry.0);
+                }
                 return state;
             }
             state = now;

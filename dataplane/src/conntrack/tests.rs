@@ -29,7 +29,7 @@ fn init(n: u32) -> FlowInit {
         reply: Leg { exit: !n, l3_delta: 1, l4_delta: 2 },
         generation: 7,
         owner: n % 8,
-        cause: n ^ 0x5555,
+        counter: n ^ 0x5555,
         state: if n.is_multiple_of(2) { FlowState::SynSent } else { FlowState::Unreplied },
     }
 }
@@ -53,7 +53,7 @@ fn check(table: &ConnTable, hit: Hit, n: u32) {
         leg.l3_delta = 0;
     }
     assert_eq!((view.leg, view.generation), (leg, 7));
-    assert_eq!(table.details(hit.entry, Ticks(0)).cause, n ^ 0x5555);
+    assert_eq!(table.details(hit.entry, Ticks(0)).counter, n ^ 0x5555);
 }
 
 fn operations(short: u32) -> u32 {
@@ -395,4 +395,33 @@ fn threads_never_hold_one_tuple_twice_and_readers_never_see_half() {
         done.store(true, Ordering::Relaxed);
         assert_eq!((table.used(), held.iter().filter(|holder| holder.load(Ordering::SeqCst) != 0).count() as u32), (left, left));
     });
+}
+
+#[test]
+fn a_flow_is_counted_from_its_insertion_until_its_connection_is_over_or_it_is_removed() {
+    let table = table(100, 1).with_counters(3);
+    let mut worker = table.worker().unwrap();
+    let mut open = |n: u32, counter| {
+        let (original, reply) = flow(n);
+        table.insert(&mut worker, &original, &reply, &FlowInit { counter, state: FlowState::SynSent, ..init(0) }, Ticks(0)).unwrap()
+    };
+    // Even numbers are TCP.
+    let hits = [open(2, 1), open(4, 1), open(8, 2), open(10, NOT_COUNTED)];
+    let counts = || [0, 1, 2, 3].map(|counter| table.counted(counter));
+    assert_eq!(counts(), [Some(0), Some(2), Some(1), None]);
+    let view = table.flow(hits[0]);
+    assert!(table.advance(hits[0], &view, tcp::RST).is_over());
+    assert_eq!(counts(), [Some(0), Some(1), Some(1), None], "it was reset");
+    for hit in hits {
+        assert!(table.remove(&mut worker, hit.entry));
+    }
+    assert_eq!(counts(), [Some(0), Some(0), Some(0), None], "each is taken off once");
+    let (original, reply) = flow(2);
+    table.insert(&mut worker, &original, &reply, &FlowInit { counter: 0, ..init(0) }, Ticks(0)).unwrap();
+    assert!(table.insert(&mut worker, &original, &reply, &FlowInit { counter: 0, ..init(0) }, Ticks(0)).is_err());
+    assert_eq!(table.counted(0), Some(1), "a flow that is refused is not counted");
+    for _ in 0..10 {
+        table.expire(&mut worker, Ticks(u32::MAX / 4), 100);
+    }
+    assert_eq!(table.counted(0), Some(0));
 }

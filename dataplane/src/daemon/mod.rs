@@ -29,7 +29,7 @@ use crate::model::{FrontendKind, MacAddr, Node, NodeConfig, NodeState, OverlayMo
 use crate::overlay::vxlan::mtu_overhead;
 use crate::pipeline::is_stale_service_flow;
 use crate::runtime::{Port, PortKind, Runtime, Underlay};
-use crate::service::Affinity;
+use crate::service::{self, Affinity};
 use crate::tables::Tables;
 use crate::verdict::DropReason;
 use crate::worker::{Handle, Report, Setup};
@@ -110,7 +110,8 @@ impl Daemon {
                 owners: PORTS_MAX.into(),
                 share: config.tables.connections,
             })
-            .context("cannot make the connection table\n  try: a smaller tables.connections in node.yaml")?,
+            .context("cannot make the connection table\n  try: a smaller tables.connections in node.yaml")?
+            .with_counters(service::counters(config.services.scheduler)),
         );
         let affinity = Arc::new(Affinity::new(config.tables.connections / 16, u64::from_ne_bytes(entropy()?)));
         let epoch = Instant::now();
@@ -326,7 +327,8 @@ impl Daemon {
         let generation = before.generation + 1;
         let state = state.map_or_else(|| before.state.clone(), Arc::new);
         let runtime = Arc::new(with_macs(&inner.runtime, &state));
-        let tables = Arc::new(Tables::compile_shared(state, runtime, generation, Some(&before)));
+        let tables =
+            Arc::new(Tables::compile_next(state, runtime, generation, Some(&before), &|counter| self.connections.counted(counter)));
         self.workers.iter().for_each(|worker| worker.publish(tables.clone()));
         inner.tables = tables;
         inner.published = inner.runtime.clone();

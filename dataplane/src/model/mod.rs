@@ -41,7 +41,7 @@ pub struct NodeState {
     /// Policies that have a subject among this node's pods, in order of evaluation.
     pub policies: Vec<Policy>,
     /// One entry per Service port and family, sorted by (namespace, name, port, family).
-    pub services: Vec<Service>,
+    pub services: Vec<std::sync::Arc<Service>>,
     /// Addresses that belong to a Service although the port asked for does not exist: a packet to them that no frontend
     /// matches is refused (E2.4).
     pub cluster_ips: Vec<std::net::IpAddr>,

@@ -40,10 +40,9 @@ pub struct Service {
     pub external_local: bool,
     /// ClientIP affinity: seconds of idleness after which it is forgotten (E2.34).
     pub affinity_timeout_secs: Option<u32>,
-    /// `loadBalancerSourceRanges` of this family; empty = everybody (E2.32).
+    /// `loadBalancerSourceRanges` of this family; empty = everybody (E2.32), also where it names blocks of the other family
+    /// alone.
     pub source_ranges: Vec<IpNet>,
-    /// `loadBalancerSourceRanges` names only blocks of the other family: nobody of this one passes.
-    pub source_ranges_deny_all: bool,
     /// `healthCheckNodePort` of a LoadBalancer with external policy Local (E2.36).
     pub health_check_port: Option<u16>,
     /// Distinct local addresses that are ready and not terminating: what the health check answers (E2.36).

@@ -42,8 +42,8 @@ impl Affinity {
         Self { slots: (0..count).map(|_| Slot::default()).collect(), key }
     }
 
-    /// The candidate that the client was given less than `timeout_secs` ago.
-    pub(super) fn find(&self, client: &Client, candidates: &[Backend], timeout_secs: u32, now_secs: u32) -> Option<Backend> {
+    /// The place among the candidates of the one that the client was given less than `timeout_secs` ago.
+    pub(super) fn find(&self, client: &Client, candidates: &[Backend], timeout_secs: u32, now_secs: u32) -> Option<usize> {
         let hash = self.hash(client);
         let value = self.set(hash).iter().find_map(|slot| {
             let value = slot.value.load(Ordering::Relaxed);
@@ -51,7 +51,7 @@ impl Affinity {
         })?;
         let (wanted, used_secs) = ((value >> 32) as u32, value as u32);
         let fresh = now_secs.wrapping_sub(used_secs) < timeout_secs;
-        candidates.iter().find(|backend| fresh && print(backend) == wanted).copied()
+        candidates.iter().position(|backend| fresh && print(backend) == wanted)
     }
 
     /// Notes what the client was given.

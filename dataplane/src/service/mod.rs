@@ -8,14 +8,24 @@ mod scheduler;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use hashbrown::{HashMap, HashSet};
-use ipnet::IpNet;
 
 pub use affinity::Affinity;
 
-use crate::conntrack::Tuple;
-use crate::model::{FrontendKind, Ip, NodeConfig, NodeState, Scheduler, ServiceIndex, proto};
+use crate::conntrack::{NOT_COUNTED, Tuple};
+use crate::model::{self, FrontendKind, Ip, NodeConfig, NodeState, Scheduler, ServiceIndex, proto};
 use crate::verdict::DropReason;
+
+/// Backends whose connections can be counted, for `least-connections`: those of a cluster of 250,000 endpoints and their
+/// successors. More have none and are taken to have no connection.
+pub const COUNTERS: u32 = 1 << 20;
+
+/// How many counters a connection table needs for a scheduler.
+pub const fn counters(scheduler: Scheduler) -> u32 {
+    if matches!(scheduler, Scheduler::LeastConnections) { COUNTERS } else { 0 }
+}
 
 /// Where a flow comes from, as services see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +69,8 @@ pub enum Selection {
         masquerade: bool,
         /// The service that was asked for.
         service: ServiceIndex,
+        /// Where the backend's connections are counted, or [`NOT_COUNTED`].
+        counter: u32,
     },
 }
 
@@ -82,20 +94,15 @@ pub enum Candidates<'a> {
     },
 }
 
-/// All services of one generation. 64 bytes per service port, 32 per backend and set, 48 per frontend.
+/// All services of one generation. 300 bytes per service port, 32 to 64 per backend and set, 48 per frontend; a service that did
+/// not change is shared with the generation before.
 #[derive(Debug)]
 pub struct Services {
     frontends: HashMap<FrontendKey, (ServiceIndex, FrontendKind)>,
-    services: Vec<Entry>,
-    backends: Vec<Backend>,
-    /// Maglev tables, 2 bytes an entry, about 100 entries a backend.
-    maglev: Vec<u16>,
-    source_ranges: Vec<IpNet>,
+    services: Vec<Arc<Entry>>,
     cluster_ips: HashSet<Ip>,
     /// Cluster IPs with a usable endpoint (E2.6).
     pingable: HashSet<Ip>,
-    /// Endpoints to which a UDP entry is good (E2.39).
-    serving: HashSet<(ServiceIndex, Backend)>,
     external_cluster_ip: bool,
     masquerade_all: bool,
     scheduler: Scheduler,
@@ -108,41 +115,26 @@ struct FrontendKey {
     port: u16,
 }
 
-/// A slice of a flat list.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    first: u32,
-    end: u32,
-}
-
-impl Span {
-    fn push<T>(list: &mut Vec<T>, items: impl IntoIterator<Item = T>) -> Self {
-        let first = list.len() as u32;
-        list.extend(items);
-        Self { first, end: list.len() as u32 }
-    }
-    fn of<T>(self, list: &[T]) -> &[T] {
-        &list[self.first as usize..self.end as usize]
-    }
-}
-
-/// The backends of one policy, and their Maglev table where that is the scheduler.
-#[derive(Clone, Copy, Debug)]
+/// The backends of one policy, and what the scheduler needs of them.
+#[derive(Debug)]
 struct Set {
-    backends: Span,
-    maglev: Span,
+    backends: Box<[Backend]>,
+    /// Maglev table, 2 bytes an entry, about 100 entries a backend; empty for other schedulers.
+    maglev: Box<[u16]>,
+    /// Where the connections of each backend are counted; empty for other schedulers.
+    counters: Box<[u32]>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    /// What it was compiled from.
+    service: Arc<model::Service>,
     cluster: Set,
     local: Set,
-    source_ranges: Span,
-    any_usable: bool,
-    internal_local: bool,
-    external_local: bool,
-    source_ranges_deny_all: bool,
-    affinity_timeout_secs: Option<u32>,
+    /// Endpoints to which a UDP entry is good, sorted (E2.39).
+    serving: Box<[Backend]>,
+    /// The counter of each of the service's backends, chosen or not; empty where nothing is counted.
+    numbers: Box<[u32]>,
     /// Names this service port across generations.
     fingerprint: u64,
 }
@@ -153,21 +145,24 @@ pub fn hairpin(source: Ip, backend: &Backend) -> bool {
 }
 
 impl Services {
-    /// Lays the services out for lookup.
-    pub fn compile(state: &NodeState, config: &NodeConfig) -> Self {
+    /// Lays the services out for lookup. What did not change since `before` is shared with it. `counted` tells how many
+    /// connections a counter has now, `None` beyond the last one: the counter of a backend that is gone is given to another
+    /// once it has none.
+    pub fn compile(state: &NodeState, config: &NodeConfig, before: Option<&Self>, counted: &dyn Fn(u32) -> Option<u32>) -> Self {
+        let scheduler = config.services.scheduler;
+        let before = before.filter(|b| b.scheduler == scheduler);
+        let mut counters = Counters::new(before.filter(|_| scheduler == Scheduler::LeastConnections), counted);
         let mut services = Self {
-            frontends: HashMap::new(),
+            frontends: HashMap::with_capacity(before.map_or(0, |b| b.frontends.len())),
             services: Vec::with_capacity(state.services.len()),
-            backends: Vec::new(),
-            maglev: Vec::new(),
-            source_ranges: Vec::new(),
             cluster_ips: state.cluster_ips.iter().map(|a| Ip::from(*a)).collect(),
-            pingable: HashSet::new(),
-            serving: HashSet::new(),
+            pingable: HashSet::with_capacity(before.map_or(0, |b| b.pingable.len())),
             external_cluster_ip: config.services.external_cluster_ip,
             masquerade_all: config.masquerade.all,
-            scheduler: config.services.scheduler,
+            scheduler,
         };
+        // Both lists are sorted by namespace and name; were they not, less would be shared.
+        let mut old = before.map_or(&[][..], |b| &b.services);
         for (index, service) in state.services.iter().enumerate() {
             for frontend in &service.frontends {
                 let key = FrontendKey { address: frontend.address.into(), proto: service.protocol.number(), port: frontend.port };
@@ -176,104 +171,84 @@ impl Services {
                     services.pingable.insert(key.address);
                 }
             }
-            if service.protocol.number() == proto::UDP {
-                let serving = service.backends.iter().filter(|b| b.serving);
-                let serving = serving.map(|b| (index as ServiceIndex, Backend { address: b.address.into(), port: b.port }));
-                services.serving.extend(serving);
+            while old.first().is_some_and(|e| object_of(&e.service) < object_of(service)) {
+                old = &old[1..];
             }
-            let cluster = services.push_set(service, &service.cluster);
-            let local = services.push_set(service, &service.local);
-            let source_ranges = Span::push(&mut services.source_ranges, service.source_ranges.iter().copied());
-            let name = format!("{}/{}/{}/{:?}/{:?}", service.namespace, service.name, service.port_name, service.protocol, service.family);
-            services.services.push(Entry {
-                cluster,
-                local,
-                source_ranges,
-                any_usable: service.any_usable,
-                internal_local: service.internal_local,
-                external_local: service.external_local,
-                source_ranges_deny_all: service.source_ranges_deny_all,
-                affinity_timeout_secs: service.affinity_timeout_secs,
-                fingerprint: affinity::fingerprint(name.as_bytes()),
+            let its_ports = old.iter().take_while(|e| object_of(&e.service) == object_of(service));
+            let same = its_ports.into_iter().find(|e| port_of(&e.service) == port_of(service));
+            services.services.push(match same {
+                Some(entry) if entry.service == *service => entry.clone(),
+                _ => Arc::new(Entry::compile(service, scheduler, same.map(|e| &**e), &mut counters)),
             });
         }
         services
     }
 
-    fn push_set(&mut self, service: &crate::model::Service, members: &[u32]) -> Set {
-        let backend = |index: &u32| {
-            let backend = &service.backends[*index as usize];
-            Backend { address: backend.address.into(), port: backend.port }
-        };
-        let backends = Span::push(&mut self.backends, members.iter().map(backend));
-        let table = match self.scheduler {
-            Scheduler::Maglev => scheduler::maglev_table(backends.of(&self.backends)),
-            _ => Vec::new(),
-        };
-        Set { backends, maglev: Span::push(&mut self.maglev, table) }
-    }
-
     /// Finds what a new flow may be sent to.
     pub fn candidates(&self, tuple: &Tuple, origin: Origin, in_services: bool) -> Candidates<'_> {
-        self.candidate_set(tuple, origin, in_services).0
+        match self.candidate_set(tuple, origin, in_services) {
+            Ok(found) => Candidates::Backends { backends: &found.set.backends, masquerade: found.masquerade, service: found.index },
+            Err(refused) => refused,
+        }
     }
 
-    /// The same, with the Maglev table of the backends.
-    fn candidate_set(&self, tuple: &Tuple, origin: Origin, in_services: bool) -> (Candidates<'_>, &[u16]) {
+    /// The same, with what the scheduler needs.
+    fn candidate_set(&self, tuple: &Tuple, origin: Origin, in_services: bool) -> Result<Found<'_>, Candidates<'static>> {
         let key = FrontendKey { address: tuple.dst, proto: tuple.proto, port: tuple.dport };
         let Some((index, kind)) = self.frontends.get(&key).copied() else {
-            return (self.no_frontend(tuple, in_services), &[]);
+            return Err(self.no_frontend(tuple, in_services));
         };
-        let service = &self.services[index as usize];
+        let entry = &*self.services[index as usize];
         // E2.32: checked before anything else, for clients inside the cluster too.
-        if kind == FrontendKind::LoadBalancer && !self.passes_source_ranges(service, tuple.src) {
-            return (Candidates::Drop(DropReason::LbSourceRange, Some(index)), &[]);
+        if kind == FrontendKind::LoadBalancer && !entry.passes_source_ranges(tuple.src) {
+            return Err(Candidates::Drop(DropReason::LbSourceRange, Some(index)));
         }
         // E2.7
         if kind == FrontendKind::ClusterIp && origin == Origin::External && !self.external_cluster_ip {
-            return (Candidates::Drop(DropReason::ServiceNotExternal, Some(index)), &[]);
+            return Err(Candidates::Drop(DropReason::ServiceNotExternal, Some(index)));
         }
-        let (local_only, masquerade) = self.handling(service, kind, origin);
-        let set = if local_only { service.local } else { service.cluster };
-        let backends = set.backends.of(&self.backends);
-        let candidates = match (backends.is_empty(), local_only && service.any_usable) {
-            (false, _) => Candidates::Backends { backends, masquerade, service: index },
-            (true, true) => Candidates::Drop(DropReason::ServiceNoLocalBackend, Some(index)),
-            (true, false) => Candidates::Refuse(DropReason::ServiceBackendNotFound, Some(index)),
-        };
-        (candidates, set.maglev.of(&self.maglev))
+        let (local_only, masquerade) = self.handling(&entry.service, kind, origin);
+        let set = if local_only { &entry.local } else { &entry.cluster };
+        match (set.backends.is_empty(), local_only && entry.service.any_usable) {
+            (false, _) => Ok(Found { entry, set, masquerade, index }),
+            (true, true) => Err(Candidates::Drop(DropReason::ServiceNoLocalBackend, Some(index))),
+            (true, false) => Err(Candidates::Refuse(DropReason::ServiceBackendNotFound, Some(index))),
+        }
     }
 
-    /// Chooses the backend of a new flow. `now_secs` and `random` are the caller's clock and randomness.
+    /// Chooses the backend of a new flow. `connections` tells how many are open at a counter; `now_secs` and `random` are the
+    /// caller's clock and randomness.
+    #[allow(clippy::too_many_arguments)] // each is what the pipeline alone has
     pub fn select(
         &self,
         tuple: &Tuple,
         origin: Origin,
         in_services: bool,
         affinity: &Affinity,
+        connections: impl Fn(u32) -> u32,
         now_secs: u32,
         random: &mut fastrand::Rng,
     ) -> Selection {
-        let (candidates, table) = self.candidate_set(tuple, origin, in_services);
-        let (backends, masquerade, index) = match candidates {
-            Candidates::NotService => return Selection::NotService,
-            Candidates::Refuse(reason, service) => return Selection::Refuse(reason, service),
-            Candidates::Drop(reason, service) => return Selection::Drop(reason, service),
-            Candidates::Backends { backends, masquerade, service } => (backends, masquerade, service),
+        let Found { entry, set, masquerade, index } = match self.candidate_set(tuple, origin, in_services) {
+            Ok(found) => found,
+            Err(Candidates::Refuse(reason, service)) => return Selection::Refuse(reason, service),
+            Err(Candidates::Drop(reason, service)) => return Selection::Drop(reason, service),
+            Err(_) => return Selection::NotService,
         };
-        let service = &self.services[index as usize];
-        let backend = match service.affinity_timeout_secs {
-            None => self.choose(backends, table, tuple, random),
+        let chosen = match entry.service.affinity_timeout_secs {
+            None => self.choose(set, tuple, connections, random),
             Some(timeout_secs) => {
-                let client = affinity::Client { service: service.fingerprint, address: tuple.src };
+                let client = affinity::Client { service: entry.fingerprint, address: tuple.src };
                 // E2.35: what is remembered counts only while it is among the candidates.
-                let kept = affinity.find(&client, backends, timeout_secs, now_secs);
-                let backend = kept.unwrap_or_else(|| self.choose(backends, table, tuple, random));
-                affinity.remember(&client, &backend, now_secs);
-                backend
+                let kept = affinity.find(&client, &set.backends, timeout_secs, now_secs);
+                let chosen = kept.unwrap_or_else(|| self.choose(set, tuple, connections, random));
+                affinity.remember(&client, &set.backends[chosen], now_secs);
+                chosen
             }
         };
-        Selection::Backend { backend, masquerade: masquerade || hairpin(tuple.src, &backend), service: index }
+        let backend = set.backends[chosen];
+        let counter = set.counters.get(chosen).copied().unwrap_or(NOT_COUNTED);
+        Selection::Backend { backend, masquerade: masquerade || hairpin(tuple.src, &backend), service: index, counter }
     }
 
     /// Tells whether an address is a ClusterIP.
@@ -288,7 +263,8 @@ impl Services {
 
     /// Tells whether an endpoint of a UDP service still serves.
     pub fn is_serving(&self, service: ServiceIndex, address: Ip, port: u16) -> bool {
-        self.serving.contains(&(service, Backend { address, port }))
+        let entry = self.services.get(service as usize);
+        entry.is_some_and(|entry| entry.serving.binary_search(&Backend { address, port }).is_ok())
     }
 
     /// Finds the service that owns (address, protocol, port).
@@ -297,7 +273,7 @@ impl Services {
     }
 
     /// E2.4 to E2.6: LoadBalancer and external IPs are not owned, ClusterIPs and their range are.
-    fn no_frontend(&self, tuple: &Tuple, in_services: bool) -> Candidates<'_> {
+    fn no_frontend(&self, tuple: &Tuple, in_services: bool) -> Candidates<'static> {
         let has_ports = matches!(tuple.proto, proto::TCP | proto::UDP | proto::SCTP);
         match (self.cluster_ips.contains(&tuple.dst), in_services) {
             (true, _) if has_ports => Candidates::Refuse(DropReason::ServicePortNotFound, None),
@@ -308,7 +284,7 @@ impl Services {
     }
 
     /// Which set of endpoints (true = the local ones only), and whether the source is masqueraded (E2.17 to E2.20, E2.27).
-    fn handling(&self, service: &Entry, kind: FrontendKind, origin: Origin) -> (bool, bool) {
+    fn handling(&self, service: &model::Service, kind: FrontendKind, origin: Origin) -> (bool, bool) {
         match (kind, origin) {
             (FrontendKind::ClusterIp, Origin::Node { detector }) => (service.internal_local, self.masquerade_all || detector),
             (FrontendKind::ClusterIp, Origin::External) => (service.internal_local, true),
@@ -321,18 +297,103 @@ impl Services {
         }
     }
 
-    fn passes_source_ranges(&self, service: &Entry, source: Ip) -> bool {
-        let ranges = service.source_ranges.of(&self.source_ranges);
-        let source = source.to_std();
-        !service.source_ranges_deny_all && (ranges.is_empty() || ranges.iter().any(|range| range.contains(&source)))
+    /// The place of the backend in its set, which is not empty.
+    fn choose(&self, set: &Set, tuple: &Tuple, connections: impl Fn(u32) -> u32, random: &mut fastrand::Rng) -> usize {
+        let chosen = match self.scheduler {
+            Scheduler::SourceHash => Some(scheduler::rendezvous(&set.backends, tuple.src)),
+            Scheduler::Maglev => scheduler::maglev(&set.maglev, tuple),
+            Scheduler::LeastConnections => scheduler::least(&set.counters, connections, random),
+            Scheduler::Random => None,
+        };
+        chosen.filter(|index| *index < set.backends.len()).unwrap_or_else(|| random.usize(..set.backends.len()))
+    }
+}
+
+/// Where a new flow may go.
+struct Found<'a> {
+    entry: &'a Entry,
+    set: &'a Set,
+    masquerade: bool,
+    index: ServiceIndex,
+}
+
+/// What names a Service.
+fn object_of(service: &model::Service) -> (&str, &str) {
+    (&service.namespace, &service.name)
+}
+
+/// What names one of its entries.
+fn port_of(service: &model::Service) -> (&str, model::Protocol, model::Family) {
+    (&service.port_name, service.protocol, service.family)
+}
+
+fn backend_of(backend: &model::Backend) -> Backend {
+    Backend { address: backend.address.into(), port: backend.port }
+}
+
+impl Entry {
+    /// `before` is the same service port, as it was.
+    fn compile(service: &Arc<model::Service>, scheduler: Scheduler, before: Option<&Self>, counters: &mut Counters<'_>) -> Self {
+        let numbers = match scheduler {
+            Scheduler::LeastConnections => counters.numbers(service.backends.iter().map(backend_of), before),
+            _ => Vec::new(),
+        };
+        let set = |members: &[u32]| {
+            let backends: Box<[Backend]> = members.iter().map(|index| backend_of(&service.backends[*index as usize])).collect();
+            let maglev = if scheduler == Scheduler::Maglev { scheduler::maglev_table(&backends) } else { Vec::new() };
+            let counters = members.iter().filter_map(|index| numbers.get(*index as usize).copied()).collect();
+            Set { backends, maglev: maglev.into(), counters }
+        };
+        let is_udp = service.protocol.number() == proto::UDP;
+        let mut serving: Vec<Backend> = service.backends.iter().filter(|b| is_udp && b.serving).map(backend_of).collect();
+        serving.sort_unstable();
+        let name = format!("{}/{}/{}/{:?}/{:?}", service.namespace, service.name, service.port_name, service.protocol, service.family);
+        Self {
+            cluster: set(&service.cluster),
+            local: set(&service.local),
+            serving: serving.into(),
+            numbers: numbers.into(),
+            fingerprint: before.map_or_else(|| affinity::fingerprint(name.as_bytes()), |before| before.fingerprint),
+            service: service.clone(),
+        }
     }
 
-    fn choose(&self, backends: &[Backend], table: &[u16], tuple: &Tuple, random: &mut fastrand::Rng) -> Backend {
-        let hashed = match self.scheduler {
-            Scheduler::SourceHash => Some(scheduler::rendezvous(backends, tuple.src)),
-            Scheduler::Maglev => scheduler::maglev(table, backends, tuple),
-            Scheduler::Random | Scheduler::LeastConnections => None,
-        };
-        hashed.unwrap_or_else(|| backends[random.usize(..backends.len())])
+    fn passes_source_ranges(&self, source: Ip) -> bool {
+        let ranges = &self.service.source_ranges;
+        let source = source.to_std();
+        ranges.is_empty() || ranges.iter().any(|range| range.contains(&source))
+    }
+}
+
+/// Gives counters to backends that have none.
+struct Counters<'a> {
+    /// Those of the generation before: workers may still count at them.
+    taken: HashSet<u32>,
+    counted: &'a dyn Fn(u32) -> Option<u32>,
+    next: u32,
+}
+
+impl<'a> Counters<'a> {
+    fn new(before: Option<&Services>, counted: &'a dyn Fn(u32) -> Option<u32>) -> Self {
+        let taken = before.iter().flat_map(|b| &b.services).flat_map(|entry| entry.numbers.iter().copied()).collect();
+        Self { taken, counted, next: 0 }
+    }
+
+    /// The counters of a service's backends: those that they had in `before`, else free ones, else none.
+    fn numbers(&mut self, backends: impl Iterator<Item = Backend>, before: Option<&Entry>) -> Vec<u32> {
+        let old = before.iter().flat_map(|entry| entry.service.backends.iter().map(backend_of).zip(entry.numbers.iter().copied()));
+        let old: HashMap<Backend, u32> = old.collect();
+        backends.map(|backend| old.get(&backend).copied().unwrap_or_else(|| self.free())).collect()
+    }
+
+    fn free(&mut self) -> u32 {
+        while let Some(count) = (self.counted)(self.next) {
+            let number = self.next;
+            self.next += 1;
+            if count == 0 && !self.taken.contains(&number) {
+                return number;
+            }
+        }
+        NOT_COUNTED
     }
 }

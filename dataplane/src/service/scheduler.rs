@@ -12,10 +12,28 @@ const ENTRIES_PER_BACKEND: usize = 100;
 
 /// The backend with the highest weight for a client (rendezvous hashing): when one of n leaves, only its own clients move.
 /// `backends` are not empty.
-pub(super) fn rendezvous(backends: &[Backend], client: Ip) -> Backend {
+pub(super) fn rendezvous(backends: &[Backend], client: Ip) -> usize {
     let client = hash_ip(client);
-    let weight = |backend: &&Backend| mix(client ^ backend_hash(backend));
-    backends.iter().max_by_key(weight).copied().unwrap_or(backends[0])
+    let weight = |index: &usize| mix(client ^ backend_hash(&backends[*index]));
+    (0..backends.len()).max_by_key(weight).unwrap_or_default()
+}
+
+/// The backend with the fewest connections, one of those at random where several have as few. Looks at all: 1 ns each. `None`
+/// where nothing is counted.
+pub(super) fn least(counters: &[u32], connections: impl Fn(u32) -> u32, random: &mut fastrand::Rng) -> Option<usize> {
+    let (mut chosen, mut fewest, mut alike) = (None, u32::MAX, 0);
+    for (index, counter) in counters.iter().enumerate() {
+        let count = connections(*counter);
+        if count < fewest {
+            (chosen, fewest, alike) = (Some(index), count, 1);
+        } else if count == fewest {
+            alike += 1;
+            if random.u32(..alike) == 0 {
+                chosen = Some(index);
+            }
+        }
+    }
+    chosen
 }
 
 /// Fills a Maglev table: each entry is an index of `backends`. Empty where there are none, or too many for 16 bits.
@@ -51,11 +69,11 @@ pub(super) fn maglev_table(backends: &[Backend]) -> Vec<u16> {
 }
 
 /// The backend of a flow by its Maglev table.
-pub(super) fn maglev(table: &[u16], backends: &[Backend], tuple: &Tuple) -> Option<Backend> {
+pub(super) fn maglev(table: &[u16], tuple: &Tuple) -> Option<usize> {
     let ports = u64::from(tuple.sport) << 32 | u64::from(tuple.dport) << 16 | u64::from(tuple.proto);
     let hash = mix(hash_ip(tuple.src) ^ mix(hash_ip(tuple.dst) ^ ports));
     let entry = ((u128::from(hash) * table.len() as u128) >> 64) as usize;
-    backends.get(usize::from(*table.get(entry)?)).copied()
+    table.get(entry).map(|index| usize::from(*index))
 }
 
 fn hash_ip(ip: Ip) -> u64 {

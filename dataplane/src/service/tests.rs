@@ -37,7 +37,6 @@ fn service(endpoints: u8) -> Service {
         external_local: false,
         affinity_timeout_secs: None,
         source_ranges: Vec::new(),
-        source_ranges_deny_all: false,
         health_check_port: None,
         local_ready: 0,
     }
@@ -47,8 +46,8 @@ fn compile(service: Service, change: impl FnOnce(&mut NodeConfig)) -> Services {
     let mut config = NodeConfig::offline("n");
     config.services.external_cluster_ip = true;
     change(&mut config);
-    let state = NodeState { cluster_ips: vec![CLUSTER_IP.parse().unwrap()], services: vec![service], ..NodeState::default() };
-    Services::compile(&state, &config)
+    let state = NodeState { cluster_ips: vec![CLUSTER_IP.parse().unwrap()], services: vec![service.into()], ..NodeState::default() };
+    Services::compile(&state, &config, None, &|_| None)
 }
 
 fn tuple(to: &str) -> Tuple {
@@ -108,17 +107,15 @@ fn none_usable_refuses_and_none_local_drops() {
 #[test]
 fn source_ranges_guard_load_balancer_addresses_alone() {
     let guarded = Service { source_ranges: vec!["203.0.113.0/25".parse().unwrap()], ..service(1) };
-    let services = compile(guarded.clone(), |_| {});
+    let services = compile(guarded, |_| {});
     assert_eq!(ask(&services, LB_IP, POD), Err(DropReason::LbSourceRange));
     assert!(ask(&services, NODE_IP, POD).is_ok(), "E2.31");
     let from_range = Tuple { src: ip("203.0.113.2"), ..tuple(LB_IP) };
     assert!(matches!(services.candidates(&from_range, OUTSIDE, false), Candidates::Backends { .. }));
-    let deny_all = compile(Service { source_ranges_deny_all: true, ..guarded }, |_| {});
-    assert!(matches!(deny_all.candidates(&from_range, OUTSIDE, false), Candidates::Drop(DropReason::LbSourceRange, _)));
 }
 
 fn choose(services: &Services, tuple: &Tuple, affinity: &Affinity, now: u32, random: &mut fastrand::Rng) -> Backend {
-    match services.select(tuple, POD, false, affinity, now, random) {
+    match services.select(tuple, POD, false, affinity, |_| 0, now, random) {
         Selection::Backend { backend, .. } => backend,
         other => panic!("{other:?}"),
     }
@@ -154,25 +151,97 @@ fn a_client_keeps_its_endpoint_until_it_is_idle_too_long_or_the_endpoint_is_gone
     assert_ne!(choose(&services, &tuple(CLUSTER_IP), &affinity, 5001, &mut random), kept);
 }
 
+/// Of 10,000 clients, how many of those that need not move do so when one backend of a hundred leaves.
+fn disruption(scheduler: Scheduler) -> (u32, u32) {
+    let before = compile(service(100), |c| c.services.scheduler = scheduler);
+    let after = compile(Service { cluster: (0..99).collect(), ..service(100) }, |c| c.services.scheduler = scheduler);
+    let (affinity, mut random) = (Affinity::new(16, 1), fastrand::Rng::with_seed(3));
+    let gone = Backend { address: Ip::from(std::net::IpAddr::from([10, 180, 99, 1])), port: 80 };
+    let (mut moved, mut orphans) = (0, 0);
+    let mut load = HashMap::new();
+    for client in 0..10_000u32 {
+        let tuple = Tuple { src: Ip::v4(0x0a00_0000 + client), ..tuple(CLUSTER_IP) };
+        let old = choose(&before, &tuple, &affinity, 0, &mut random);
+        let new = choose(&after, &tuple, &affinity, 0, &mut random);
+        if matches!(scheduler, Scheduler::SourceHash | Scheduler::Maglev) {
+            assert_eq!(choose(&before, &tuple, &affinity, 0, &mut random), old, "the same client, the same backend");
+        }
+        *load.entry(old).or_insert(0) += 1;
+        orphans += u32::from(old == gone);
+        moved += u32::from(old != new && old != gone);
+    }
+    assert!(load.values().all(|n| (50..200).contains(n)), "{scheduler:?}: {load:?}");
+    (moved, orphans)
+}
+
 #[test]
 fn hashing_schedulers_move_few_clients_when_one_backend_of_a_hundred_leaves() {
-    for scheduler in [Scheduler::SourceHash, Scheduler::Maglev] {
-        let before = compile(service(100), |c| c.services.scheduler = scheduler);
-        let after = compile(Service { cluster: (0..99).collect(), ..service(100) }, |c| c.services.scheduler = scheduler);
-        let (affinity, mut random) = (Affinity::new(16, 1), fastrand::Rng::with_seed(3));
-        let gone = Backend { address: Ip::from(std::net::IpAddr::from([10, 180, 99, 1])), port: 80 };
-        let (mut moved, mut orphans) = (0, 0);
-        let mut load = HashMap::new();
-        for client in 0..10_000u32 {
-            let tuple = Tuple { src: Ip::v4(0x0a00_0000 + client), ..tuple(CLUSTER_IP) };
-            let old = choose(&before, &tuple, &affinity, 0, &mut random);
-            let new = choose(&after, &tuple, &affinity, 0, &mut random);
-            assert_eq!(choose(&before, &tuple, &affinity, 0, &mut random), old, "the same client, the same backend");
-            *load.entry(old).or_insert(0) += 1;
-            orphans += u32::from(old == gone);
-            moved += u32::from(old != new && old != gone);
-        }
-        assert!(moved <= 300, "{scheduler:?}: {moved} of 10,000 moved beside {orphans} that had to");
-        assert!(load.values().all(|n| (50..200).contains(n)), "{scheduler:?}: {load:?}");
+    // Source hash moves nobody who need not move, Maglev about one in a hundred, chance nearly all (new connections; open ones
+    // stay with every scheduler).
+    for (scheduler, expected) in [(Scheduler::SourceHash, 0..=0), (Scheduler::Maglev, 0..=300), (Scheduler::Random, 9_500..=10_000)] {
+        let (moved, orphans) = disruption(scheduler);
+        println!("{scheduler:?}: {moved} of 10,000 clients move beside the {orphans} whose backend left");
+        assert!(expected.contains(&moved), "{scheduler:?}: {moved}");
     }
+}
+
+/// Services by the fewest connections, which `open` tells by counter.
+fn by_connections(endpoints: std::ops::Range<u32>, before: Option<&Services>, open: &dyn Fn(u32) -> u32) -> Services {
+    let mut config = NodeConfig::offline("n");
+    config.services.scheduler = Scheduler::LeastConnections;
+    let mut service = service(endpoints.end as u8);
+    service.backends.drain(..endpoints.start as usize);
+    service.cluster = (0..endpoints.len() as u32).collect();
+    let state = NodeState { services: vec![service.into()], ..NodeState::default() };
+    Services::compile(&state, &config, before, &|counter| (counter < 1000).then(|| open(counter)))
+}
+
+#[test]
+fn the_fewest_connections_win_and_equals_share() {
+    let services = by_connections(0..10, None, &|_| 0);
+    let (affinity, mut random) = (Affinity::new(16, 1), fastrand::Rng::with_seed(4));
+    let mut open: HashMap<u32, u32> = HashMap::new();
+    for n in 1..=1000u32 {
+        let connections = |counter| open.get(&counter).copied().unwrap_or(0);
+        let Selection::Backend { counter, .. } = services.select(&tuple(CLUSTER_IP), POD, false, &affinity, connections, 0, &mut random)
+        else {
+            panic!("a backend is chosen");
+        };
+        *open.entry(counter).or_insert(0) += 1;
+        let (least, most) = (open.values().min().unwrap(), open.values().max().unwrap());
+        assert!(most - least <= 1 || open.len() < 10, "after {n}: {open:?}");
+    }
+    assert!(open.len() == 10 && open.values().all(|n| *n == 100), "{open:?}");
+}
+
+#[test]
+fn backends_keep_their_counters_and_a_used_one_is_never_given_to_another() {
+    let numbers = |services: &Services| services.services[0].numbers.to_vec();
+    let first = by_connections(0..4, None, &|_| 0);
+    // The first leaves with a connection open, two come.
+    let second = by_connections(1..6, Some(&first), &|counter| u32::from(counter == numbers(&first)[0]));
+    assert_eq!(numbers(&second)[..3], numbers(&first)[1..]);
+    assert!(!numbers(&second).contains(&numbers(&first)[0]));
+    // Even with none open its counter waits for a generation: workers may still count there.
+    let third = by_connections(2..7, Some(&second), &|_| 0);
+    assert!(!numbers(&third)[4..].iter().any(|n| numbers(&second).contains(n)));
+    let distinct: HashSet<u32> = numbers(&third).into_iter().collect();
+    assert_eq!(distinct.len(), 5);
+}
+
+#[test]
+fn a_service_that_did_not_change_is_shared_with_the_generation_before() {
+    let named = |name: &str, endpoints| {
+        let frontends = vec![Frontend { address: [10, 96, 0, name.len() as u8].into(), port: 80, kind: FrontendKind::ClusterIp }];
+        Arc::new(Service { name: name.into(), frontends, ..service(endpoints) })
+    };
+    let config = NodeConfig::offline("n");
+    let compile = |services: Vec<Arc<Service>>, before: Option<&Services>| {
+        Services::compile(&NodeState { services, ..NodeState::default() }, &config, before, &|_| None)
+    };
+    let first = compile(vec![named("a", 1), named("bb", 2), named("ccc", 3), named("eeee", 4)], None);
+    let second = compile(vec![named("bb", 2), named("ccc", 9), named("ddddd", 1), named("eeee", 4)], Some(&first));
+    assert!(Arc::ptr_eq(&first.services[1], &second.services[0]) && Arc::ptr_eq(&first.services[3], &second.services[3]));
+    assert_eq!(second.services[1].cluster.backends.len(), 9);
+    assert_eq!(second.services[2].service.name, "ddddd");
 }

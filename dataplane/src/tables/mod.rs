@@ -19,7 +19,7 @@ use crate::model::{Direction, EndpointIndex, Ip, MacAddr, NodeState};
 use crate::policy::{Classes, Judgement, Policies};
 use crate::route::Routes;
 use crate::runtime::Runtime;
-use crate::service::{Origin, Services};
+use crate::service::{COUNTERS, Origin, Services};
 
 /// Everything that a packet is looked up in.
 #[derive(Debug)]
@@ -48,8 +48,19 @@ impl Tables {
         Self::compile_shared(Arc::new(state.clone()), Arc::new(runtime.clone()), generation, None)
     }
 
-    /// Compiles what changed since `before` and shares the rest.
+    /// Compiles what changed since `before` and shares the rest. For connection tables that count no flow yet.
     pub fn compile_shared(state: Arc<NodeState>, runtime: Arc<Runtime>, generation: u32, before: Option<&Self>) -> Self {
+        Self::compile_next(state, runtime, generation, before, &|counter| (counter < COUNTERS).then_some(0))
+    }
+
+    /// Compiles what changed since `before` and shares the rest. `counted` as [`Services::compile`] asks for it.
+    pub fn compile_next(
+        state: Arc<NodeState>,
+        runtime: Arc<Runtime>,
+        generation: u32,
+        before: Option<&Self>,
+        counted: &dyn Fn(u32) -> Option<u32>,
+    ) -> Self {
         let same_nodes = before.filter(|b| b.state.this_node == state.this_node && b.state.nodes == state.nodes);
         let same_policy = same_nodes.filter(|b| {
             (&b.state.cluster, &b.state.endpoints, &b.state.identities) == (&state.cluster, &state.endpoints, &state.identities)
@@ -67,7 +78,7 @@ impl Tables {
         };
         let services = match same_services {
             Some(b) => b.services.clone(),
-            None => Arc::new(Services::compile(&state, &runtime.config)),
+            None => Arc::new(Services::compile(&state, &runtime.config, before.map(|b| &*b.services), counted)),
         };
         let routes = match same_routes {
             Some(b) => b.routes.clone(),

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)] // each test binary uses a part of it
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use weir_dataplane::conntrack::{ConnTable, TableConfig, Tuple};
@@ -96,7 +97,7 @@ pub fn add_service(state: &mut NodeState, name: &str, protocol: Protocol, fronte
         .map(|text| Frontend { address: place(text).0.to_std(), port: place(text).1, kind: FrontendKind::ClusterIp })
         .collect();
     state.cluster_ips.extend(frontends.iter().map(|f| f.address));
-    state.services.push(Service {
+    let service = Service {
         namespace: "shop".into(),
         name: name.into(),
         port_name: String::new(),
@@ -111,10 +112,10 @@ pub fn add_service(state: &mut NodeState, name: &str, protocol: Protocol, fronte
         external_local: false,
         affinity_timeout_secs: None,
         source_ranges: Vec::new(),
-        source_ranges_deny_all: false,
         health_check_port: None,
         local_ready: 0,
-    });
+    };
+    state.services.push(service.into());
 }
 
 /// Isolates the pods of an identity for ingress: only `peers` may come, on TCP `port`.
@@ -174,7 +175,7 @@ impl TestNode {
     pub fn with(state: &NodeState, change: impl FnOnce(&mut Runtime)) -> Self {
         let runtime = runtime(state, change);
         let config = TableConfig { max: 4096, key: 7, workers: 2, owners: 64, share: 4096 };
-        let conns = ConnTable::new(&config).unwrap();
+        let conns = ConnTable::new(&config).unwrap().with_counters(64);
         let local = Local::new(conns.worker().unwrap(), 64, 1);
         Self {
             tables: Tables::compile(state, &runtime, 1),
@@ -190,7 +191,9 @@ impl TestNode {
     /// Puts a new state in force.
     pub fn publish(&mut self, state: &NodeState) {
         let runtime = (*self.tables.runtime).clone();
-        self.tables = Tables::compile(state, &runtime, self.tables.generation + 1);
+        let (state, generation) = (Arc::new(state.clone()), self.tables.generation + 1);
+        let counted = |counter| self.conns.counted(counter);
+        self.tables = Tables::compile_next(state, Arc::new(runtime), generation, Some(&self.tables), &counted);
     }
 
     pub fn pod(&self, name: &str) -> PortId {

@@ -290,3 +290,18 @@ fn equal_tier_and_priority_is_a_warning_e1_49() {
         snapshot.warnings
     );
 }
+
+#[test]
+fn a_load_balancer_address_that_source_ranges_do_not_guard_is_a_warning_e2_32() {
+    let service = |ranges: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: a, namespace: b}}, spec: {{type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{{port: 80}}], loadBalancerSourceRanges: {ranges}}}, status: {{loadBalancer: {{ingress: [{{ip: 192.0.2.1}}]}}}}}}\n"
+        )
+    };
+    let warnings = load(&service("['fd00::/8']")).warnings;
+    assert!(warnings.iter().any(|w| w.contains("everybody may reach") && w.contains("192.0.2.1")), "{warnings:?}");
+    for quiet in ["[]", "['fd00::/8', 10.0.0.0/8]"] {
+        let warnings = load(&service(quiet)).warnings;
+        assert!(!warnings.iter().any(|w| w.contains("everybody")), "{quiet}: {warnings:?}");
+    }
+}
