@@ -6,7 +6,7 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A packet: a slot of an arena, and which bytes of the slot it fills. Neither `Clone` nor `Copy`.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Frame {
     slot: u32,
     start: u32,
     len: u32,
-    arena: u16,
+    arena: u32,
 }
 
 impl Frame {
@@ -46,7 +46,7 @@ pub struct Arena {
     slot_bytes: u32,
     headroom_bytes: u32,
     count: u32,
-    id: u16,
+    id: u32,
     /// Bytes that were mapped here and are unmapped on drop; 0 where the memory belongs to somebody else.
     mapped_bytes: usize,
 }
@@ -56,7 +56,15 @@ unsafe impl Send for Arena {}
 // SAFETY: as above: `&Arena` gives access only to the bytes of a frame that the caller holds.
 unsafe impl Sync for Arena {}
 
-static NEXT_ID: AtomicU16 = AtomicU16::new(0);
+const _: () = assert!(size_of::<Frame>() == 16);
+
+static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+
+/// A number that no arena of this process had before: frames of two arenas are never taken for each other's.
+fn next_id() -> u32 {
+    let id = NEXT_ID.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1));
+    id.unwrap_or_else(|_| panic!("this process has made {} arenas", u32::MAX))
+}
 
 impl Arena {
     /// Maps zeroed memory for `count` slots of `slot_bytes` each and gives the frames, each starting after
@@ -89,7 +97,7 @@ impl Arena {
         headroom_bytes: u32,
         mapped_bytes: usize,
     ) -> (Self, Vec<Frame>) {
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let id = next_id();
         let arena = Self { base, slot_bytes, headroom_bytes, count, id, mapped_bytes };
         let frames = (0..count).map(|slot| Frame { slot, start: headroom_bytes, len: 0, arena: id }).collect();
         (arena, frames)
@@ -155,7 +163,7 @@ impl Arena {
         Frame { slot, start, len, arena: self.id }
     }
     /// Tells arenas apart.
-    pub(crate) fn id(&self) -> u16 {
+    pub(crate) fn id(&self) -> u32 {
         self.id
     }
     /// Distance of the packet's first byte from the start of the memory.

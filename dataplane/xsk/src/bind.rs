@@ -21,13 +21,13 @@ const RETRY: Duration = Duration::from_millis(5);
 #[derive(Clone)]
 pub struct Binder {
     umem: Umem,
-    arena: u16,
+    arena: u32,
     ring: u32,
 }
 
 /// A socket that is bound and belongs to no [`Ports`](crate::Ports) yet. Dropped, it is closed.
 pub struct Bound {
-    pub(crate) arena: u16,
+    pub(crate) arena: u32,
     pub(crate) interface: String,
     pub(crate) queue: u32,
     pub(crate) waiting: u32,
