@@ -36,6 +36,11 @@ pub(crate) fn walk(payload: &[u8], next: u8) -> Result<Chain, DropReason> {
         if !matches!(chain.proto, ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::FRAGMENT | ipv6::DESTINATION | ipv6::AUTHENTICATION) {
             return Ok(chain);
         }
+        // Part of what is fragmented: where the transport header starts in it, later fragments would decide, which name the
+        // same protocol and could write over its ports.
+        if chain.fragment.is_some() {
+            return Err(DropReason::InvalidIpv6Extension);
+        }
         let header: &[u8; 8] = chunk(payload, chain.len).ok_or(DropReason::InvalidIpv6Extension)?;
         let len = match chain.proto {
             ipv6::FRAGMENT => 8,

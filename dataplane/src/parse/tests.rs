@@ -222,6 +222,8 @@ fn illegal_extension_chains_are_refused() {
     assert_eq!(headers_of(&v6_with(60, &chain(8))).tuple, v6(proto::UDP));
     for (what, frame) in [
         ("nine headers", v6_with(60, &chain(9))),
+        // A later fragment that names UDP and starts 8 bytes on would write over the ports.
+        ("options behind a fragment header", v6_with(44, &[&[60, 0, 0, 1, 0, 0, 0, 9], &header(17, 1, 4), &udp[..]].concat())),
         ("hop-by-hop not first", v6_with(60, &[&header(0, 1, 4), &header(17, 1, 4), &udp[..]].concat())),
         ("routing type 0 (RFC 5095)", v6_with(43, &[&header(17, 0, 0), &udp[..]].concat())),
         ("segments left", v6_with(43, &[&header(17, 4, 1), &udp[..]].concat())),
