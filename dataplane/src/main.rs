@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use tracing_subscriber::EnvFilter;
 use weir_dataplane::config;
 use weir_dataplane::daemon::{Daemon, Server};
@@ -66,7 +66,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let daemon = Arc::new(Daemon::start(config)?);
     let follower = std::thread::Builder::new().name("follow".into()).spawn({
         let daemon = daemon.clone();
-        move || daemon.follow()
+        move || {
+            let ended = daemon.follow();
+            if ended.is_err() {
+                // The thread that waits for signals takes everything down.
+                let _ = kill(nix::unistd::getpid(), Signal::SIGTERM);
+            }
+            ended
+        }
     })?;
     std::thread::Builder::new().name("server".into()).spawn({
         let daemon = Arc::downgrade(&daemon);
@@ -79,9 +86,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     tracing::info!(%signal, "ending");
     notify(&[sd_notify::NotifyState::Stopping]);
     daemon.stop();
-    if let Ok(Err(error)) = follower.join() {
-        tracing::error!(%error, "following the node's network ended early");
-    }
+    let followed = follower.join().unwrap_or_else(|_| Err(anyhow::anyhow!("following the node's network failed")));
     let _ = std::fs::remove_file(daemon.socket());
     // Conversations hold the daemon only while they answer.
     let mut daemon = daemon;
@@ -94,7 +99,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
-    Ok(())
+    followed
 }
 
 /// Tells systemd, where it is there.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crossbeam::queue::ArrayQueue;
 use weir_xsk::{Binder, Bound, FrameCounts, PortConfig, PortError, PortStatistics, Ports, UmemConfig, Waker};
 
@@ -39,6 +39,8 @@ const SLEEP_MAX: Duration = Duration::from_millis(100);
 const EXPIRY_PER_SLEEP: u32 = 4096;
 /// Commands that can wait for a worker.
 const MAILBOX: usize = 16;
+/// How often who waits for an answer looks whether the worker is still there.
+const ALIVE: Duration = Duration::from_millis(100);
 
 /// What a worker is told between two batches.
 pub enum Command {
@@ -154,7 +156,7 @@ impl Handle {
     /// shown to `bound` before the worker takes it over.
     ///
     /// # Errors
-    /// As [`Binder::bind`], or what `bound` says; the socket is closed then.
+    /// As [`Binder::bind`], what `bound` says, or that the worker has ended; the socket is closed then.
     pub fn attach(
         &self,
         port: PortId,
@@ -165,14 +167,15 @@ impl Handle {
         bound(socket.socket())?;
         let (answer, answered) = bounded(1);
         self.tell(Command::Attach(port, Box::new(socket), answer));
-        Ok(answered.recv()??)
+        Ok(self.await_answer(&answered).with_context(|| format!("the worker on core {} has ended", self.core))??)
     }
 
     /// Closes a port.
     pub fn detach(&self, port: PortId) {
         let (answer, answered) = bounded(1);
         self.tell(Command::Detach(port, answer));
-        let _ = answered.recv();
+        // A worker that has ended has closed its ports.
+        let _ = self.await_answer(&answered);
     }
 
     /// Takes a destination that could not be reached for want of a neighbour.
@@ -184,7 +187,12 @@ impl Handle {
     pub fn report(&self) -> Option<Box<Report>> {
         let (answer, answered) = bounded(1);
         self.tell(Command::Report(Box::default(), answer));
-        answered.recv().ok()
+        self.await_answer(&answered)
+    }
+
+    /// Tells whether the worker has ended, which it does of itself only when it is broken.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
     }
 
     /// Ends the worker and waits for it; its ports are closed then.
@@ -195,8 +203,24 @@ impl Handle {
         }
     }
 
+    /// Waits for the answer to a command; `None` where the worker ends without it. The mailbox outlives the worker and keeps the
+    /// other end of the channel, so its closing alone would not tell.
+    fn await_answer<T>(&self, answered: &Receiver<T>) -> Option<T> {
+        loop {
+            let ended = self.has_ended();
+            match answered.recv_timeout(ALIVE) {
+                Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Timeout) if !ended => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
     fn tell(&self, mut command: Command) {
         while let Err(back) = self.mailbox.commands.push(command) {
+            if self.has_ended() {
+                return;
+            }
             command = back;
             self.waker.wake();
             std::thread::sleep(Duration::from_millis(1));
@@ -336,8 +360,10 @@ impl Worker {
             // An answer that nobody waits for any more is no fault.
             match command {
                 Command::Publish(tables) => {
-                    self.mailbox.in_force.store(tables.generation, Ordering::Release);
+                    let generation = tables.generation;
+                    // Before it is told: the publisher keeps the old ones until then, so they are not freed here.
                     self.tables = tables;
+                    self.mailbox.in_force.store(generation, Ordering::Release);
                 }
                 Command::Attach(port, socket, answer) => {
                     let _ = answer.send(self.io.ports_mut().insert(port.0, *socket));
@@ -368,5 +394,31 @@ impl Worker {
                 report.kernel.invalid_descriptors += one.invalid_descriptors;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_worker_that_has_ended() {
+        let commands = ArrayQueue::new(MAILBOX);
+        let (answer, answered) = bounded::<()>(1);
+        assert!(commands.push(Command::Detach(PortId(0), answer)).is_ok());
+        let mailbox = Arc::new(Mailbox { commands, in_force: AtomicU32::new(0), unresolved: ArrayQueue::new(1) });
+        let Ok(ports) = Ports::new(UmemConfig { slots: 64, ..UmemConfig::default() }) else { return };
+        let thread = std::thread::spawn(|| {});
+        while !thread.is_finished() {
+            std::thread::yield_now();
+        }
+        let worker = Handle { core: 0, mailbox, waker: ports.waker(), binder: ports.binder(), thread: Some(thread) };
+        assert!(worker.has_ended());
+        assert_eq!(worker.await_answer(&answered), None);
+        worker.detach(PortId(1));
+        for _ in 0..2 * MAILBOX {
+            worker.tell(Command::Stop);
+        }
+        worker.stop();
     }
 }

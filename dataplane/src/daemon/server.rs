@@ -11,7 +11,7 @@ use anyhow::Context;
 
 use super::Daemon;
 use crate::admin::protocol::{CONNECTIONS_PER_MESSAGE, Connection, ConnectionSide, Request, Response, receive, send};
-use crate::conntrack::{FlowCounts, FlowRecord, FlowView};
+use crate::conntrack::{ConnTable, FlowCounts, FlowRecord, FlowView, Ticks};
 
 /// The listening socket; its file goes when dropped.
 pub struct Server {
@@ -78,9 +78,15 @@ impl Drop for Server {
 fn converse(mut stream: UnixStream, daemon: &Weak<Daemon>) -> io::Result<()> {
     while let Some(request) = receive::<Request>(&mut stream)? {
         let Some(daemon) = daemon.upgrade() else { return Ok(()) };
-        match request {
-            Request::Connections => connections(&mut stream, &daemon)?,
-            request => send(&mut stream, &answer(&daemon, request))?,
+        // Not held while a message is sent: a client that does not read must not keep the daemon from ending.
+        if let Request::Connections = request {
+            let (table, now) = (daemon.connections.clone(), daemon.now());
+            drop(daemon);
+            connections(&mut stream, &table, now)?;
+        } else {
+            let response = answer(&daemon, request);
+            drop(daemon);
+            send(&mut stream, &response)?;
         }
     }
     Ok(())
@@ -111,15 +117,14 @@ fn answer(daemon: &Daemon, request: Request) -> Response {
     }
 }
 
-fn connections(stream: &mut UnixStream, daemon: &Daemon) -> io::Result<()> {
-    let Some(mut reader) = daemon.connections.reader() else {
+fn connections(stream: &mut UnixStream, table: &ConnTable, now: Ticks) -> io::Result<()> {
+    let Some(mut reader) = table.reader() else {
         return send(stream, &Response::Error { message: "too many dumps of the connection table at a time".into() });
     };
-    let now = daemon.now();
     let mut next = Some(0);
     while let Some(from) = next {
         let mut found = Vec::new();
-        next = daemon.connections.dump(&mut reader, from, CONNECTIONS_PER_MESSAGE as u32, now, |flow| found.push(connection(flow)));
+        next = table.dump(&mut reader, from, CONNECTIONS_PER_MESSAGE as u32, now, |flow| found.push(connection(flow)));
         if !found.is_empty() || next.is_none() {
             send(stream, &Response::Connections { connections: found, last: next.is_none() })?;
         }
