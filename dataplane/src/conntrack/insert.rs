@@ -1,5 +1,6 @@
 //! Insertion and removal: the writers' side of the protocol in the head of `table`.
 
+use super::expiry::EVICTABLE_MS;
 use super::flow::*;
 use super::index::Slot;
 use super::line::{Key, status};
@@ -39,10 +40,14 @@ impl ConnTable {
             return Err(InsertError::Exists(hit));
         }
         if !self.charge(init.owner) {
-            return Err(InsertError::ShareExceeded);
+            // Of its own flows, as of all: those without a reply make room.
+            self.evict_one(worker, now, |flow, age| self.owner_of(flow) == init.owner && age >= EVICTABLE_MS);
+            if !self.charge(init.owner) {
+                return Err(InsertError::ShareExceeded);
+            }
         }
         if worker.pressed {
-            self.evict_one(worker, now);
+            self.evict_one(worker, now, |_, _| true);
         }
         let mut error = InsertError::Busy;
         for _ in 0..ATTEMPTS {
@@ -80,7 +85,7 @@ impl ConnTable {
         if error == InsertError::Full {
             let refused = &self.epochs.slots()[worker.slot].refused;
             refused.store(refused.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            self.evict_one(worker, now);
+            self.evict_one(worker, now, |_, _| true);
         }
         Err(error)
     }
@@ -198,6 +203,9 @@ impl ConnTable {
         }
     }
 
+    fn owner_of(&self, entry: u32) -> u32 {
+        self.cold[entry as usize].owner.load(Ordering::Relaxed)
+    }
     /// Charges a flow to its owner's share. Tells whether there was room.
     fn charge(&self, owner: u32) -> bool {
         let Some(count) = self.owners.get(owner as usize) else { return true };

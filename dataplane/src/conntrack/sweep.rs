@@ -41,13 +41,16 @@ impl ConnTable {
         removed
     }
 
-    /// Removes the oldest without a reply of the next few entries, if there is any.
-    pub(super) fn evict_one(&self, worker: &mut Worker, now: Ticks) {
+    /// Removes the oldest without a reply of the next few entries that `may` go, if there is any; `may` is given entry and age.
+    pub(super) fn evict_one(&self, worker: &mut Worker, now: Ticks, may: impl Fn(u32, u32) -> bool) {
         let mut oldest = None;
         for _ in 0..SAMPLE {
             let Some(entry) = self.next_in_sweep(worker) else { break };
             if self.is_live(entry) && self.line_of(entry, FlowDir::Original).state().is_unreplied() {
-                oldest = oldest.max(Some((self.age_and_timeout(entry, now).0, entry)));
+                let age = self.age_and_timeout(entry, now).0;
+                if may(entry, age) {
+                    oldest = oldest.max(Some((age, entry)));
+                }
             }
         }
         if let Some((_, entry)) = oldest {

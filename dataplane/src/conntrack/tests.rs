@@ -183,6 +183,29 @@ fn an_owner_gets_its_share_and_no_more() {
 }
 
 #[test]
+fn an_owner_at_its_share_loses_what_waits_for_a_reply_and_nothing_of_others() {
+    let table = ConnTable::new(&TableConfig { max: 100, key: 1, workers: 1, owners: 2, share: 3 }).unwrap();
+    let mut worker = table.worker().unwrap();
+    let mut insert = |n: u32, owner, now| {
+        let (original, reply) = flow(n);
+        table.insert(&mut worker, &original, &reply, &FlowInit { owner, ..init(n) }, Ticks(now))
+    };
+    insert(0, 0, 0).unwrap();
+    for n in 1..4 {
+        insert(n, 1, 0).unwrap();
+    }
+    assert_eq!(insert(4, 1, 999), Err(InsertError::ShareExceeded), "the peers had no time to answer");
+    for n in [1, 2] {
+        let back = find(&table, &flow(n).1).unwrap();
+        assert!(!table.advance(back, &table.flow(back), tcp::SYN | tcp::ACK).is_unreplied());
+    }
+    // The hand may have to come round first.
+    assert!((0..2).any(|_| insert(4, 1, 1000).is_ok()));
+    let there: Vec<u32> = (0..5).filter(|n| find(&table, &flow(*n).0).is_some()).collect();
+    assert_eq!((there, table.owned(0), table.owned(1)), (vec![0, 1, 2, 4], 1, 3));
+}
+
+#[test]
 fn an_entry_is_not_reused_while_another_thread_may_hold_it() {
     let table = table(1, 2);
     let (mut worker, mut other) = (table.worker().unwrap(), table.worker().unwrap());
