@@ -25,7 +25,7 @@ use crate::conntrack::{
 use crate::counters::Counters;
 use crate::events::{CtState, Event, Observer, Trail};
 use crate::io::{BATCH_MAX, Packet};
-use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, proto};
+use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, OverlayMode, proto};
 use crate::nat::{Rewrite, RewriteFlags, select_source};
 use crate::parse::Headers;
 use crate::policy::Judgement;
@@ -191,6 +191,10 @@ fn established(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, hit: Hit
         cx.conns.remove(&mut cx.local.conns, hit.entry);
         return first_packet(cx, packet, inbound, trail);
     }
+    if view.generation != cx.tables.generation && has_changed_hands(cx, hit) {
+        cx.conns.remove(&mut cx.local.conns, hit.entry);
+        return first_packet(cx, packet, inbound, trail);
+    }
     note_established(cx, hit, &view, trail);
     let exit = current_exit(cx, hit, &view)?;
     let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
@@ -230,6 +234,11 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     if !via_service && is_transit(inbound.sender, &destination.kind) {
         return Err(Refusal::Silent(DropReason::OtherHost));
     }
+    // A Service with a node's address as its endpoint must not carry overlay packets of a client's making: masqueraded, they
+    // would come from this node, which its peers believe.
+    if is_to_overlay(tables, &seen, &destination.kind) && (via_service || inbound.sender != Sender::Host) {
+        return Err(Refusal::Silent(DropReason::EncapsulationProhibited));
+    }
 
     // Policy: after the service choice, before source translation (E1.25). Both sides must allow (E1.6).
     if matches!(source.kind, OwnerKind::LocalPod { .. }) {
@@ -265,10 +274,17 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     let to = if leaves || masquerade && !is_node_itself { translate_source(cx, &seen)? } else { seen };
 
     // Conntrack: from here on every packet of the flow follows.
-    let owner = if inbound.sender == Sender::Pod { u32::from(packet.in_port.0) } else { NO_OWNER };
+    let owner = match (inbound.sender, destination.kind) {
+        (Sender::Pod, _) => u32::from(packet.in_port.0),
+        // What comes to a pod uses up its share, not its neighbours'.
+        (_, OwnerKind::LocalPod { port: Some(port), .. }) => u32::from(port.0),
+        _ => NO_OWNER,
+    };
     let flow = NewFlow { original: tuple, to, exit, back, owner, counter, state };
     let hit = insert(cx, &flow)?;
     let view = cx.conns.flow(hit);
+    // Where another worker was faster, its choice of a backend counts, and so does the way there.
+    let exit = current_exit(cx, hit, &view)?;
     let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
     cx.conns.touch(hit, inbound.headers.l3_total, Ticks::from_nanos(cx.now));
     Ok(verdict)
@@ -403,6 +419,10 @@ fn current_exit(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Re
 #[cold]
 fn revalidate(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Refusal> {
     let tables = cx.tables;
+    if view.generation != tables.generation && has_changed_hands(cx, hit) {
+        cx.conns.remove(&mut cx.local.conns, hit.entry);
+        return Err(Refusal::Silent(DropReason::StaleOrUnroutableIp));
+    }
     let on_change = tables.runtime.config.policy.on_change;
     if on_change != OnChange::Keep {
         let original = cx.conns.flow(Hit { dir: FlowDir::Original, ..hit });
@@ -426,6 +446,12 @@ fn revalidate(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Refu
     let exit = resolve(cx, tables.owner(view.to.dst), view.to.dst)?;
     cx.conns.set_exit(hit, exit.0, tables.generation);
     Ok(exit)
+}
+
+/// Tells whether a flow of an older generation belonged to a pod whose address is another's now, or nobody's.
+#[cold]
+fn has_changed_hands(cx: &Cx<'_>, hit: Hit) -> bool {
+    !cx.tables.reassigned.is_empty() && is_orphaned_flow(cx.tables, &cx.conns.flow(Hit { dir: FlowDir::Original, ..hit }))
 }
 
 /// Translates a packet as its flow's direction says and sends it out.
@@ -477,6 +503,13 @@ fn is_for_the_node(cx: &Cx<'_>, inbound: &Inbound) -> bool {
     inbound.sender == Sender::Uplink && cx.tables.owner(inbound.headers.tuple.dst).kind == OwnerKind::OwnNode
 }
 
+/// What a node would take for an overlay packet.
+fn is_to_overlay(tables: &Tables, tuple: &Tuple, destination: &OwnerKind) -> bool {
+    let overlay = &tables.runtime.config.overlay;
+    (tuple.proto, tuple.dport, overlay.mode) == (proto::UDP, overlay.port, OverlayMode::Vxlan)
+        && matches!(destination, OwnerKind::OwnNode | OwnerKind::OtherNode(_))
+}
+
 /// This node is no router between others: what the network sends must be for it, its pods or its services.
 fn is_transit(from: Sender, destination: &OwnerKind) -> bool {
     let network = matches!(from, Sender::Uplink | Sender::Tunnel(_));
@@ -497,6 +530,13 @@ fn note_established(cx: &Cx<'_>, hit: Hit, view: &FlowView, trail: &mut Trail) {
         trail.backend = Some(crate::service::Backend { address: backend.0, port: backend.1 });
         trail.service = cx.tables.services.service_at(asked.dst, asked.proto, asked.dport);
     }
+}
+
+/// Tells whether a flow that was made under an older generation must be forgotten, because an address of it was a pod's and is
+/// so no more: the next pod with this address was never asked about, and never allowed, what its predecessor was.
+pub fn is_orphaned_flow(tables: &Tables, original: &FlowView) -> bool {
+    let (asked, to) = (&original.tuple, &original.to);
+    [asked.src, asked.dst, to.src, to.dst].iter().any(|address| tables.reassigned.contains(address))
 }
 
 /// Tells whether a UDP flow must be forgotten because its service changed (E2.39): it was sent to a service whose endpoint serves

@@ -27,7 +27,7 @@ use crate::counters::Counters;
 use crate::io::PortId;
 use crate::model::{FrontendKind, MacAddr, Node, NodeConfig, NodeState, OverlayMode, PodPort, XdpMode};
 use crate::overlay::vxlan::mtu_overhead;
-use crate::pipeline::is_stale_service_flow;
+use crate::pipeline::{is_orphaned_flow, is_stale_service_flow};
 use crate::runtime::{Port, PortKind, Runtime, Underlay};
 use crate::service::{self, Affinity};
 use crate::tables::Tables;
@@ -44,6 +44,8 @@ const POD_FRAMES: u32 = 128;
 const TRUNK_FRAMES: u32 = 512;
 /// Entries of the connection table that are looked at between two quiescent points.
 const SWEEP: u32 = 4096;
+/// No pod's flows, its own and those to it, may fill more than this part of the connection table.
+const POD_SHARE: u32 = 4;
 /// How often next hops are confirmed and vanished interfaces noticed, without any event.
 const TICK: Duration = Duration::from_millis(200);
 /// How long tables may take to be in force on every worker before the daemon says so in its log.
@@ -71,8 +73,9 @@ struct Inner {
     /// Generation of the last state that control sent; 0 before the first one.
     applied: u32,
     redirect: Redirect,
-    /// The daemon's own handle on the connection table.
+    /// The daemon's own handles on the connection table: to remove flows, and to find them.
     sweeper: conntrack::Worker,
+    reader: conntrack::Reader,
     host: HostPair,
     /// How each port is attached, beside `tables.runtime.ports`.
     modes: BTreeMap<u16, &'static str>,
@@ -108,7 +111,7 @@ impl Daemon {
                 // One more: the daemon itself removes flows.
                 workers: queues + 1,
                 owners: PORTS_MAX.into(),
-                share: config.tables.connections,
+                share: (config.tables.connections / POD_SHARE).max(1),
             })
             .context("cannot make the connection table\n  try: a smaller tables.connections in node.yaml")?
             .with_counters(service::counters(config.services.scheduler)),
@@ -129,10 +132,13 @@ impl Daemon {
                 epoch,
             })?);
         }
-        let sweeper = connections.worker().context("the connection table has no room for the daemon")?;
+        let mut sweeper = connections.worker().context("the connection table has no room for the daemon")?;
+        connections.park(&mut sweeper);
+        let reader = connections.reader().context("the connection table has no room for the daemon")?;
         let inner = Inner {
             net,
             sweeper,
+            reader,
             published: Runtime::clone(&tables.runtime),
             runtime: Runtime::clone(&tables.runtime),
             tables,
@@ -274,7 +280,6 @@ impl Daemon {
         let deadline = Instant::now() + wait.unwrap_or_default();
         let generation = self.put_in_force(&mut inner, Some(state));
         inner.applied = generation;
-        self.forget_stale_flows(&mut inner);
         if let Err(error) = self.look(&mut inner) {
             tracing::error!(%error, "cannot follow the node's network");
         }
@@ -282,22 +287,30 @@ impl Daemon {
         Ok((generation, self.in_force(generation, deadline)))
     }
 
-    /// Removes UDP flows that point where their service no longer does (E2.39).
-    fn forget_stale_flows(&self, inner: &mut Inner) {
-        let Some(mut reader) = self.connections.reader() else { return };
+    /// Removes flows that `tables` make invalid: of addresses that are another pod's now, or nobody's, and UDP flows that point
+    /// where their service no longer does (E2.39).
+    fn forget_flows(&self, inner: &mut Inner, tables: &Tables) {
         let mut next = Some(0);
         while let Some(from) = next {
+            // What is found from here on keeps its number until this handle is quiescent again.
+            self.connections.quiescent(&mut inner.sweeper);
             let mut stale = Vec::new();
-            next = self.connections.dump(&mut reader, from, SWEEP, self.now(), |flow| {
-                if is_stale_service_flow(&inner.tables, &flow.original) {
+            next = self.connections.dump(&mut inner.reader, from, SWEEP, self.now(), |flow| {
+                let older = [&flow.original, &flow.reply].iter().any(|way| way.generation != tables.generation);
+                if is_stale_service_flow(tables, &flow.original) || older && is_orphaned_flow(tables, &flow.original) {
                     stale.push(flow.entry);
                 }
             });
             for entry in stale {
                 self.connections.remove(&mut inner.sweeper, entry);
             }
-            self.connections.quiescent(&mut inner.sweeper);
         }
+        self.reclaim(inner);
+    }
+
+    /// Gives back what was removed as soon as no worker can hold it; called now and then.
+    fn reclaim(&self, inner: &mut Inner) {
+        self.connections.quiescent(&mut inner.sweeper);
         self.connections.park(&mut inner.sweeper);
     }
 
@@ -330,10 +343,13 @@ impl Daemon {
         let tables =
             Arc::new(Tables::compile_next(state, runtime, generation, Some(&before), &|counter| self.connections.counted(counter)));
         self.workers.iter().for_each(|worker| worker.publish(tables.clone()));
-        inner.tables = tables;
+        inner.tables = tables.clone();
         inner.published = inner.runtime.clone();
         if !self.in_force(generation, Instant::now() + IN_FORCE) {
             tracing::error!(generation, "a worker does not take new tables");
+        }
+        if !tables.reassigned.is_empty() || !Arc::ptr_eq(&tables.services, &before.services) {
+            self.forget_flows(inner, &tables);
         }
         generation
     }
@@ -404,12 +420,18 @@ impl Daemon {
     /// Follows the kernel until [`stop`](Self::stop); runs on a thread of its own.
     ///
     /// # Errors
-    /// Where the kernel's changes cannot be subscribed to.
+    /// Where the kernel's changes cannot be subscribed to, or a worker has ended: the daemon must end too, so that what it guards
+    /// is not half served.
     pub fn follow(&self) -> anyhow::Result<()> {
         let monitor = Monitor::open()?;
         while !self.stopping.load(Ordering::Relaxed) {
             monitor.wait(TICK)?;
-            if let Err(error) = self.look(&mut self.lock()) {
+            if let Some(worker) = self.workers.iter().find(|worker| worker.has_ended()) {
+                anyhow::bail!("the worker on core {} has ended", worker.core);
+            }
+            let mut inner = self.lock();
+            self.reclaim(&mut inner);
+            if let Err(error) = self.look(&mut inner) {
                 tracing::error!(%error, "cannot follow the node's network");
             }
         }

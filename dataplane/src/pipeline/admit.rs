@@ -3,10 +3,10 @@
 //! Parses, takes overlay packets out of their wrapping, answers neighbours, guards sources. What passes is an IP packet whose
 //! source is proven as far as its port can prove it.
 
-use super::{Arrival, Cx, Inbound, Sender};
+use super::{Arrival, Cx, Inbound, Sender, is_to_overlay};
 use crate::answer;
 use crate::io::Packet;
-use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, proto};
+use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, OverlayMode, proto};
 use crate::overlay::vxlan;
 use crate::parse::{HeaderFlags, Headers, Parsed, finish_checksum, parse};
 use crate::route::vni;
@@ -125,7 +125,7 @@ fn guard_pod(cx: &Cx<'_>, port: &PortEntry, addresses: &[Ip], headers: &Headers)
         return Err(DropReason::InvalidSourceIp);
     }
     let overlay = tuple.proto == proto::UDP && tuple.dport == cx.tables.runtime.config.overlay.port;
-    if overlay && matches!(cx.tables.owner(tuple.dst).kind, OwnerKind::OwnNode | OwnerKind::OtherNode(_)) {
+    if overlay && is_to_overlay(cx.tables, tuple, &cx.tables.owner(tuple.dst).kind) {
         return Err(DropReason::EncapsulationProhibited);
     }
     Ok(())
@@ -134,8 +134,8 @@ fn guard_pod(cx: &Cx<'_>, port: &PortEntry, addresses: &[Ip], headers: &Headers)
 /// Addressed to this node's end of the overlay.
 fn is_overlay(cx: &Cx<'_>, headers: &Headers) -> bool {
     let tuple = &headers.tuple;
-    tuple.proto == proto::UDP
-        && tuple.dport == cx.tables.runtime.config.overlay.port
+    let overlay = &cx.tables.runtime.config.overlay;
+    (tuple.proto, tuple.dport, overlay.mode) == (proto::UDP, overlay.port, OverlayMode::Vxlan)
         && cx.tables.owner(tuple.dst).kind == OwnerKind::OwnNode
 }
 

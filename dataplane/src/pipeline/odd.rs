@@ -3,7 +3,7 @@
 use super::exits::{emit, fits, hop};
 use super::{Cx, Inbound, Refusal, Sender, admit, current_exit, established};
 use crate::answer;
-use crate::conntrack::Ticks;
+use crate::conntrack::{Ticks, Tuple};
 use crate::events::{CtState, Trail};
 use crate::io::Packet;
 use crate::nat;
@@ -66,8 +66,8 @@ fn later_fragment(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail
 fn icmp_error(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
     let quoted = nat::quoted_tuple(cx.arena.bytes(&packet.frame), &inbound.headers).map(|quoted| quoted.inverse());
     let hit = quoted.and_then(|tuple| cx.conns.lookup(cx.conns.hash(&tuple), &tuple));
-    let Some(hit) = hit else { return unrelated(cx, packet, inbound, trail) };
-    let view = cx.conns.flow(hit);
+    let related = hit.map(|hit| (hit, cx.conns.flow(hit))).filter(|(_, view)| may_report(cx.tables, inbound, &view.tuple));
+    let Some((hit, view)) = related else { return unrelated(cx, packet, inbound, trail) };
     trail.state = CtState::Related(hit.dir);
     let exit = current_exit(cx, hit, &view)?;
     fits(cx, inbound, exit, trail)?;
@@ -75,6 +75,19 @@ fn icmp_error(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &m
     trail.after = Some(view.to);
     hop(cx, packet, inbound, exit);
     emit(cx, packet, &inbound.headers, exit, inbound.hash, trail)
+}
+
+/// Tells whether an error may be about packets of the inverse of `along`, with which it travels. It is for their sender alone:
+/// else whoever knows a flow could send by it to anybody, past every policy. A pod is no router and reports what was sent to
+/// itself; what pods of this node were sent, nobody on the network can report.
+fn may_report(tables: &Tables, inbound: &Inbound, along: &Tuple) -> bool {
+    let Tuple { src, dst, .. } = inbound.headers.tuple;
+    let is_near = match inbound.sender {
+        Sender::Pod => src == along.src,
+        Sender::Host => true,
+        Sender::Uplink | Sender::Tunnel(_) => !matches!(tables.owner(along.src).kind, OwnerKind::LocalPod { .. }),
+    };
+    dst == along.dst && is_near
 }
 
 /// An error about nothing that we know: the node's own matter, or nobody's.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use super::Ranges;
@@ -167,10 +167,33 @@ impl Addresses {
         Self { exact, ranges }
     }
 
+    /// Addresses of pods that have another owner in `later`, or none: the pod is gone, is another one, or has another port. A pod
+    /// whose labels changed is the same.
+    pub(super) fn reassigned(&self, state: &NodeState, later: &Self, later_state: &NodeState) -> HashSet<Ip> {
+        let stays = |ip: &Ip, old: &Owner| {
+            let Some((pod, old_port)) = holder(old, state) else { return true };
+            let new = later.exact.get(ip).and_then(|owner| holder(owner, later_state));
+            new.is_some_and(|(other, port)| other == pod && (old_port.is_none() || old_port == port))
+        };
+        self.exact.iter().filter(|(ip, owner)| !stays(ip, owner)).map(|(ip, _)| *ip).collect()
+    }
+
     /// What is known of an address.
     pub fn owner(&self, ip: Ip) -> &Owner {
         self.exact.get(&ip).unwrap_or_else(|| self.ranges.find(ip))
     }
+}
+
+/// The pod that has an address: namespace, name and node; and its port here.
+fn holder<'a>(owner: &Owner, state: &'a NodeState) -> Option<([&'a str; 3], Option<PortId>)> {
+    let (endpoint, port) = match owner.kind {
+        OwnerKind::LocalPod { endpoint, port, .. } => (endpoint, port),
+        OwnerKind::RemotePod { endpoint, .. } => (endpoint, None),
+        OwnerKind::OwnNode | OwnerKind::OtherNode(_) | OwnerKind::Nobody(_) => return None,
+    };
+    let pod = state.endpoints.get(endpoint as usize)?;
+    let node = state.nodes.get(pod.node as usize).map_or("", |node| node.name.as_str());
+    Some(([pod.namespace.as_str(), pod.name.as_str(), node], port))
 }
 
 /// Every prefix that says something, holes of a block after the block itself.

@@ -9,7 +9,7 @@ mod ranges;
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 pub use addresses::{Addresses, Owner, OwnerKind};
 pub use ports::{PortEntry, Ports, Side};
@@ -40,6 +40,9 @@ pub struct Tables {
     pub services: Arc<Services>,
     /// Ways out of the node.
     pub routes: Arc<Routes>,
+    /// Addresses that were a pod's in the generation before and are no more, or another's: what flows of older generations
+    /// were allowed holds for nobody now.
+    pub reassigned: HashSet<Ip>,
 }
 
 impl Tables {
@@ -85,7 +88,11 @@ impl Tables {
             None => Arc::new(Routes::compile(&state, &runtime)),
         };
         let ports = Arc::new(Ports::compile(&state, &runtime));
-        Self { generation, state, runtime, ports, addresses, policies, services, routes }
+        let reassigned = match before {
+            Some(b) if !Arc::ptr_eq(&b.addresses, &addresses) => b.addresses.reassigned(&b.state, &addresses, &state),
+            _ => HashSet::new(),
+        };
+        Self { generation, state, runtime, ports, addresses, policies, services, routes, reassigned }
     }
 
     /// What is known of an address.
@@ -153,7 +160,38 @@ fn compile_policy(state: &NodeState, runtime: &Runtime) -> (Arc<Addresses>, Arc<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NodeConfig;
+    use crate::model::{Endpoint, Identity, Node, NodeConfig};
+
+    #[test]
+    fn an_address_is_reassigned_when_its_pod_goes_moves_or_gets_another_port_and_not_when_its_labels_change() {
+        let pod = |name: &str, node| Endpoint {
+            namespace: "n".into(),
+            name: name.into(),
+            node,
+            addresses: vec![[10, 0, 0, 9].into()],
+            host_network: false,
+            identity: 0,
+        };
+        let identity = |app: &str| Identity { namespace: 0, labels: [("app".into(), app.into())].into(), named_ports: Vec::new() };
+        let node = |name: &str| Node { name: name.into(), ..Node::default() };
+        let state = |endpoints: Vec<Endpoint>, app: &str| {
+            let (nodes, identities) = (vec![node("a"), node("b")], vec![identity(app)]);
+            Arc::new(NodeState { nodes, namespaces: vec!["n".into()], identities, endpoints, ..NodeState::default() })
+        };
+        let with_port = Arc::new(Runtime::offline(&state(vec![pod("p", 0)], ""), NodeConfig::offline("a")));
+        let bare = Arc::new(Runtime::offline(&state(vec![], ""), NodeConfig::offline("a")));
+        let old = |runtime: &Arc<Runtime>| Tables::compile_shared(state(vec![pod("p", 0)], "x"), runtime.clone(), 1, None);
+        let reassigned = |before: &Tables, endpoints, app: &str, runtime: &Arc<Runtime>| {
+            let now = Tables::compile_shared(state(endpoints, app), runtime.clone(), 2, Some(before));
+            now.reassigned.contains(&Ip::v4(0x0a00_0009))
+        };
+        assert!(!reassigned(&old(&with_port), vec![pod("p", 0)], "y", &with_port), "labels");
+        assert!(!reassigned(&old(&bare), vec![pod("p", 0)], "x", &with_port), "its first port");
+        assert!(reassigned(&old(&with_port), vec![pod("p", 0)], "x", &bare), "its port is gone");
+        assert!(reassigned(&old(&with_port), vec![pod("q", 0)], "x", &with_port), "another pod");
+        assert!(reassigned(&old(&with_port), vec![pod("p", 1)], "x", &with_port), "on another node");
+        assert!(reassigned(&old(&with_port), vec![], "x", &with_port), "gone");
+    }
 
     #[test]
     fn a_generation_shares_what_did_not_change() {
