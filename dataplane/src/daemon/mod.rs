@@ -38,10 +38,8 @@ pub use server::Server;
 
 /// Most ports at a time: pods, the uplink and the host port.
 pub const PORTS_MAX: u16 = 512;
-/// Frames that wait for packets at each pod's port and queue.
-const POD_FRAMES: u32 = 128;
-/// The same at the uplink and the host port, which carry what many pods send and receive.
-const TRUNK_FRAMES: u32 = 512;
+/// Frames that wait for packets at each port and queue, as far as there are enough for all ports.
+const WAITING: u32 = 512;
 /// Entries of the connection table that are looked at between two quiescent points.
 const SWEEP: u32 = 4096;
 /// No pod's flows, its own and those to it, may fill more than this part of the connection table.
@@ -224,7 +222,7 @@ impl Daemon {
             PortKind::Pod { .. } | PortKind::Vacant => PortRole::Pod,
         };
         // Sockets first: while the program is attached and a socket is missing, packets for it are lost.
-        let opened = self.open_sockets(&mut inner.redirect, port, interface, role);
+        let opened = self.open_sockets(&mut inner.redirect, port, interface);
         let attached = match opened.and_then(|()| Ok(inner.redirect.attach(port.0, interface, role, mode)?)) {
             Ok(attached) => attached,
             Err(error) => {
@@ -248,10 +246,9 @@ impl Daemon {
         Ok(())
     }
 
-    fn open_sockets(&self, redirect: &mut Redirect, port: PortId, interface: &str, role: PortRole) -> anyhow::Result<()> {
-        let waiting = if role == PortRole::Pod { POD_FRAMES } else { TRUNK_FRAMES };
+    fn open_sockets(&self, redirect: &mut Redirect, port: PortId, interface: &str) -> anyhow::Result<()> {
         for (queue, worker) in self.workers.iter().enumerate() {
-            let config = PortConfig { interface: interface.into(), queue: queue as u32, waiting };
+            let config = PortConfig { interface: interface.into(), queue: queue as u32, waiting: WAITING };
             worker.attach(port, &config, |socket| Ok(redirect.set_socket(port.0, queue as u16, socket)?))?;
         }
         Ok(())

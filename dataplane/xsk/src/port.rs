@@ -36,7 +36,7 @@ pub struct UmemConfig {
 }
 
 impl Default for UmemConfig {
-    /// 16,384 slots (64 MiB) and rings of 512: room for 110 pods of 128 waiting frames each.
+    /// 16,384 slots (64 MiB) and rings of 512: with up to 8 ports a whole ring waits at each, with 110 some 64 frames do.
     fn default() -> Self {
         Self { slots: 16_384, ring: 512 }
     }
@@ -122,6 +122,8 @@ pub struct Ports {
     ports: Vec<Option<Port>>,
     /// Indices of the ports that exist, in the order of being asked.
     live: Vec<u16>,
+    /// How many frames may wait at each port, so that all ports have some.
+    share: u32,
     /// Where in `live` the next round begins.
     turn: usize,
     /// Ports with slots in `in_tx`.
@@ -144,7 +146,7 @@ impl Ports {
         let sleeper = Sleeper::new().map_err(|source| PortError::Memory { slots: 0, slot_bytes: 0, source })?;
         let scratch = vec![FrameDesc::default(); BURST];
         let (ports, live, sending, closing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { ports, live, turn: 0, sending, closing, sleeper, scratch, memory, ring: config.ring })
+        Ok(Self { ports, live, share: config.ring, turn: 0, sending, closing, sleeper, scratch, memory, ring: config.ring })
     }
 
     /// The memory that the frames live in.
@@ -201,7 +203,8 @@ impl Ports {
             sending: false,
             watched: false,
         };
-        port.refill(index, &mut self.memory, &mut self.scratch);
+        self.share = share(self.memory.arena.count(), self.live.len() + 1);
+        port.refill(index, self.share, &mut self.memory, &mut self.scratch);
         if self.ports.len() <= usize::from(index) {
             self.ports.resize_with(usize::from(index) + 1, || None);
         }
@@ -226,6 +229,7 @@ impl Ports {
             self.sleeper.forget(port.socket());
         }
         self.live.retain(|live| *live != index);
+        self.share = share(self.memory.arena.count(), self.live.len());
         self.sending.retain(|sending| *sending != index);
         self.recover();
         let ids = CLOSING_FIRST..CLOSING_FIRST + CLOSING_COUNT;
@@ -319,7 +323,7 @@ impl Ports {
                     take(index, frame);
                 }
             }
-            port.refill(index, &mut self.memory, &mut self.scratch);
+            port.refill(index, self.share, &mut self.memory, &mut self.scratch);
         }
         count
     }
@@ -445,6 +449,13 @@ impl Ports {
     }
 }
 
+/// How many frames may wait at each of `ports` ports: together a quarter of all, since idle ports keep what they were given
+/// when there were fewer, and what waits at one port cannot be sent by another. A sender's bursts are lost beyond this.
+fn share(slots: u32, ports: usize) -> u32 {
+    const LEAST: u32 = 64;
+    (slots / 4 / (ports as u32).max(1)).max(LEAST)
+}
+
 impl Port {
     fn socket(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the queues live, and they live as long as the borrow of this port.
@@ -453,12 +464,13 @@ impl Port {
 
     /// Hands the kernel frames to receive into, up to `waiting` and never more than the ring has room for: otherwise
     /// descriptors are overwritten and packets arrive twice. Does nothing for less than a few, to work in batches.
-    fn refill(&mut self, index: u16, memory: &mut Memory, scratch: &mut [FrameDesc]) {
-        if self.waiting - self.in_fill < (self.waiting / 4).clamp(1, 16) {
+    fn refill(&mut self, index: u16, share: u32, memory: &mut Memory, scratch: &mut [FrameDesc]) {
+        let waiting = self.waiting.min(share);
+        if waiting.saturating_sub(self.in_fill) < (waiting / 4).clamp(1, 16) {
             return;
         }
         loop {
-            let missing = (self.waiting - self.in_fill).min(scratch.len() as u32);
+            let missing = waiting.saturating_sub(self.in_fill).min(scratch.len() as u32);
             let room = self.fill.nb_free(missing).min(missing) as usize;
             let mut count = 0;
             while count < room
