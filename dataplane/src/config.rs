@@ -68,6 +68,12 @@ fn faults(config: &NodeConfig) -> Vec<(&'static str, String)> {
     // The pair's other end is called like this one with a letter more; names have at most 15 bytes (IFNAMSIZ).
     let name = &config.host.interface;
     expect((1..15).contains(&name.len()), "host.interface", format!("{name:?} must have 1 to 14 bytes"));
+    let listen = &config.metrics.listen;
+    expect(
+        listen.is_empty() || listen.parse::<std::net::SocketAddr>().is_ok(),
+        "metrics.listen",
+        format!("{listen:?} is no address and port, as 127.0.0.1:9964; \"\" for none"),
+    );
     expect(config.tables.connections > 0, "tables.connections", "must be at least 1".into());
     for (index, port) in config.pods.iter().enumerate() {
         let twice = config.pods[..index].iter().any(|p| p.pod == port.pod || p.interface == port.interface);
@@ -126,6 +132,7 @@ pods:
             ("workers: {count: 2, cores: [1]}", "workers.cores"),
             ("workers: {idle: lazy}", "lazy"),
             ("host: {interface: abcdefghijklmno}", "host.interface"),
+            ("metrics: {listen: localhost}", "metrics.listen"),
             ("pods: [{pod: web, interface: v0}]", "names no pod"),
             ("pods: [{pod: a/b, interface: v0}, {pod: a/c, interface: v0}]", "twice"),
         ] {

@@ -64,6 +64,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     // The socket first: a second daemon of this node finds the first one there and touches nothing.
     let server = Server::bind(&config.socket)?;
     let daemon = Arc::new(Daemon::start(config)?);
+    daemon.serve_metrics();
     let follower = std::thread::Builder::new().name("follow".into()).spawn({
         let daemon = daemon.clone();
         move || {

@@ -5,6 +5,8 @@
 //! daemon ends, everything that it made goes with it, and no pod is left reachable another way: see [`weir_host::guard`].
 
 mod host_pair;
+mod http;
+mod metrics;
 mod server;
 mod underlay;
 
@@ -21,6 +23,7 @@ use weir_host::{Monitor, Net, Picture};
 use weir_xsk::{AttachMode, PortConfig, PortRole, Redirect, UmemConfig, UplinkFilter};
 
 use self::host_pair::HostPair;
+use self::http::Http;
 use crate::admin::protocol::{ConnectionCounts, PortStatus, Status, WorkerStatus};
 use crate::conntrack::{self, ConnTable, TableConfig, Ticks};
 use crate::counters::Counters;
@@ -75,6 +78,7 @@ struct Inner {
     sweeper: conntrack::Worker,
     reader: conntrack::Reader,
     host: HostPair,
+    http: Http,
     /// How each port is attached, beside `tables.runtime.ports`.
     modes: BTreeMap<u16, &'static str>,
 }
@@ -143,6 +147,7 @@ impl Daemon {
             applied: 0,
             redirect,
             host,
+            http: Http::start()?,
             modes: BTreeMap::new(),
         };
         let daemon = Self { config, started: epoch, workers, connections, stopping: AtomicBool::new(false), inner: Mutex::new(inner) };
@@ -277,6 +282,8 @@ impl Daemon {
         let deadline = Instant::now() + wait.unwrap_or_default();
         let generation = self.put_in_force(&mut inner, Some(state));
         inner.applied = generation;
+        let Inner { http, tables, .. } = &mut *inner;
+        http.follow(&tables.state, &self.config.services.node_port_cidrs);
         if let Err(error) = self.look(&mut inner) {
             tracing::error!(%error, "cannot follow the node's network");
         }
@@ -314,6 +321,11 @@ impl Daemon {
     /// The time that connections are dated by.
     fn now(&self) -> Ticks {
         Ticks::from_nanos(self.started.elapsed().as_nanos() as u64)
+    }
+
+    /// Serves metrics and health where the configuration says, from now on.
+    pub fn serve_metrics(self: &Arc<Self>) {
+        self.lock().http.serve_metrics(&self.config.metrics.listen, Arc::downgrade(self));
     }
 
     /// The path of the socket that control talks to.
@@ -383,6 +395,12 @@ impl Daemon {
         inner.runtime.underlay = underlay;
         if inner.published != inner.runtime {
             self.put_in_force(inner, None);
+        }
+        let generation = inner.tables.generation;
+        inner.http.set_healthy(self.workers.iter().all(|worker| !worker.has_ended() && worker.in_force() >= generation));
+        if inner.http.lacks_ports() {
+            let Inner { http, tables, .. } = inner;
+            http.follow(&tables.state, &self.config.services.node_port_cidrs);
         }
         Ok(())
     }
