@@ -277,6 +277,7 @@ impl Traffic {
     }
 
     /// Sends all packets through the pipeline, batch by batch. Gives the time that it took.
+    #[inline(never)]
     pub fn run(&mut self) -> Duration {
         let start = Instant::now();
         for batch in self.packets.chunks_mut(BATCH) {

@@ -20,7 +20,7 @@ mod refusal;
 use weir_xsk::Arena;
 
 use crate::conntrack::{
-    self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, Fragments, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple,
+    self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, Fragments, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Probe, Ticks, Tuple,
 };
 use crate::counters::Counters;
 use crate::events::{CtState, Event, Observer, Trail};
@@ -29,15 +29,20 @@ use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, OverlayMode, p
 use crate::nat::{Rewrite, RewriteFlags, select_source};
 use crate::parse::Headers;
 use crate::policy::Judgement;
-use crate::route::ExitId;
+use crate::route::{Exit, ExitId};
 use crate::service::{Affinity, Selection};
 use crate::tables::{Owner, OwnerKind, Tables};
 use crate::verdict::{DropReason, Verdict};
 use exits::{emit, fits};
 use refusal::{Limiter, Refusal};
 
-/// Entries of the connection table that each batch looks at for expiry.
-const EXPIRE_BUDGET: u32 = 2 * BATCH_MAX as u32;
+/// Most entries of the connection table that a batch looks at for expiry; as many as that while the table is nearly full.
+const EXPIRE_MAX: u32 = 4 * BATCH_MAX as u32;
+/// Fewer are not worth the call.
+const EXPIRE_MIN: u32 = 16;
+/// Within this time the whole table is looked at once, as long as batches come. By time and not by packets: 128 entries with
+/// each batch cost 16 ns a packet.
+const SWEEP_NANOS: u64 = 10_000_000_000;
 /// Kept as the exit of a direction that could not be resolved when the flow began.
 const UNRESOLVED: u32 = u32::MAX;
 
@@ -71,6 +76,8 @@ pub struct Local {
     pub unresolved: Option<Ip>,
     /// How many ICMP errors it may still send.
     limiter: Limiter,
+    /// Up to when the connection table was swept, nanoseconds of the clock.
+    swept: u64,
     /// Room for the batch between the stages.
     arrivals: Vec<Arrival>,
 }
@@ -87,7 +94,8 @@ impl Local {
             random,
             unresolved: None,
             limiter: Limiter::default(),
-            arrivals: Vec::with_capacity(BATCH_MAX),
+            swept: 0,
+            arrivals: vec![Arrival::BLANK; BATCH_MAX],
         }
     }
 }
@@ -114,80 +122,123 @@ struct Inbound {
     sender: Sender,
 }
 
-/// A frame after the first stage.
-enum Arrival {
-    /// An IP packet.
-    Ip(Inbound),
-    /// It ended already.
-    Ended(Verdict),
+/// A frame after the first stages. Lies in place from batch to batch: its parts are written once and never moved.
+#[derive(Clone, Copy)]
+struct Arrival {
+    /// What was let in; arbitrary where it ended.
+    inbound: Inbound,
+    /// Where its flow may be.
+    probe: Probe,
+    /// How it ended already.
+    ended: Option<Verdict>,
+}
+
+impl Arrival {
+    const BLANK: Self =
+        Self { inbound: Inbound { headers: Headers::BLANK, hash: 0, sender: Sender::Uplink }, probe: Probe::NONE, ended: None };
 }
 
 /// Takes a batch from arrival to verdict: edits the frames in place and sets [`Packet::verdict`] of each.
 ///
 /// An empty batch is good for the upkeep of the tables and should come now and then when nothing else does.
 pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mut O) {
+    for packet in &*batch {
+        cx.arena.prefetch(&packet.frame);
+    }
     cx.local.counters.fit_ports(cx.tables.ports.count());
     let mut arrivals = std::mem::take(&mut cx.local.arrivals);
-    arrivals.clear();
-    for packet in batch.iter_mut() {
+    if arrivals.len() < batch.len() {
+        arrivals.resize(batch.len(), Arrival::BLANK);
+    }
+    for (packet, arrival) in batch.iter_mut().zip(&mut arrivals) {
         cx.local.counters.rx(packet.in_port, packet.frame.len());
-        let arrival = admit::admit(cx, packet);
-        if let Arrival::Ip(inbound) = &arrival {
-            cx.conns.prefetch_buckets(inbound.hash);
-        }
-        arrivals.push(arrival);
+        arrival.ended = admit::admit(cx, packet, &mut arrival.inbound).err();
+        cx.conns.prefetch_buckets(arrival.inbound.hash);
     }
-    for arrival in &arrivals {
-        if let Arrival::Ip(inbound) = arrival {
-            cx.conns.prefetch_entry(inbound.hash);
-        }
+    // Also for what ended: a prefetch of anything is harmless, and a branch is not free.
+    for arrival in &mut arrivals[..batch.len()] {
+        arrival.probe = cx.conns.prefetch_entry(arrival.inbound.hash);
     }
+    for arrival in &mut arrivals[..batch.len()] {
+        cx.conns.prefetch_second(arrival.inbound.hash, &mut arrival.probe);
+    }
+    let mut trail = Trail::default();
     for (index, (packet, arrival)) in batch.iter_mut().zip(&arrivals).enumerate() {
-        let mut trail = Trail::default();
-        packet.verdict = match arrival {
-            Arrival::Ended(verdict) => *verdict,
-            Arrival::Ip(inbound) => {
-                let outcome = forward(cx, packet, inbound, &mut trail);
+        let inbound = &arrival.inbound;
+        if O::LISTENS {
+            trail = Trail::default();
+        }
+        packet.verdict = match arrival.ended {
+            Some(verdict) => verdict,
+            None => {
+                let outcome = forward::<O>(cx, packet, inbound, arrival.probe, &mut trail);
                 outcome.unwrap_or_else(|refusal| refusal::answer(cx, packet, inbound, refusal))
             }
         };
         cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.len());
         if O::LISTENS {
-            let (headers, sender) = match arrival {
-                Arrival::Ip(inbound) => (Some(&inbound.headers), Some(inbound.sender)),
-                Arrival::Ended(_) => (None, None),
-            };
-            let decap = match sender {
+            let inbound = arrival.ended.is_none().then_some(inbound);
+            let decap = match inbound.map(|inbound| inbound.sender) {
                 Some(Sender::Tunnel(node)) => Some(node),
                 _ => None,
             };
+            let headers = inbound.map(|inbound| &inbound.headers);
             observer.packet(&Event { index, in_port: packet.in_port, decap, headers, verdict: packet.verdict, trail: &trail });
         }
     }
     cx.local.counters.batches += 1;
     cx.local.arrivals = arrivals;
-    let now = Ticks::from_nanos(cx.now);
-    cx.conns.expire(&mut cx.local.conns, now, EXPIRE_BUDGET);
+    expire(cx);
     cx.conns.quiescent(&mut cx.local.conns);
 }
 
-/// Sends an IP packet where its flow goes.
-fn forward(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
-    if odd::is_odd(&inbound.headers) {
-        return odd::forward(cx, packet, inbound, trail);
+/// Ends flows whose time is over, as far as the clock hand is due.
+fn expire(cx: &mut Cx<'_>) {
+    let elapsed = cx.now.saturating_sub(cx.local.swept).min(SWEEP_NANOS);
+    let due = (u128::from(elapsed) * u128::from(cx.conns.max()) / u128::from(SWEEP_NANOS)) as u32;
+    let budget = if cx.local.conns.is_pressed() { EXPIRE_MAX } else { due.min(EXPIRE_MAX) };
+    if budget >= EXPIRE_MIN.min(cx.conns.max()) {
+        cx.conns.expire(&mut cx.local.conns, Ticks::from_nanos(cx.now), budget);
+        // What is beyond the budget stays due.
+        let covered = u128::from(budget) * u128::from(SWEEP_NANOS) / u128::from(cx.conns.max());
+        cx.local.swept = (cx.now - elapsed).saturating_add(covered as u64).min(cx.now);
     }
-    match cx.conns.lookup(inbound.hash, &inbound.headers.tuple) {
-        Some(hit) => established(cx, packet, inbound, hit, trail),
+}
+
+/// Sends an IP packet where its flow goes.
+#[inline(always)]
+fn forward<O: Observer>(
+    cx: &mut Cx<'_>,
+    packet: &mut Packet,
+    inbound: &Inbound,
+    probe: Probe,
+    trail: &mut Trail,
+) -> Result<Verdict, Refusal> {
+    if odd::is_odd(&inbound.headers) {
+        return odd::forward::<O>(cx, packet, inbound, trail);
+    }
+    match cx.conns.lookup_probed(inbound.hash, probe, &inbound.headers.tuple) {
+        Some(hit) => established::<O>(cx, packet, inbound, hit, trail),
+        // Nobody has a flow with the gateway.
+        None if admit::is_gateway(inbound.headers.tuple.dst) => odd::forward::<O>(cx, packet, inbound, trail),
         None => first_packet(cx, packet, inbound, trail),
     }
 }
 
 /// A packet of a known flow: does what was decided for its direction.
-fn established(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, hit: Hit, trail: &mut Trail) -> Result<Verdict, Refusal> {
+#[inline(always)]
+fn established<O: Observer>(
+    cx: &mut Cx<'_>,
+    packet: &mut Packet,
+    inbound: &Inbound,
+    hit: Hit,
+    trail: &mut Trail,
+) -> Result<Verdict, Refusal> {
     let headers = &inbound.headers;
     let view = cx.conns.flow(hit);
     let kind = opening_kind(cx.arena.bytes(&packet.frame), headers);
-    if view.state.is_reopened_by(headers.tuple.proto, kind) {
+    let steady = view.state.is_steady(kind);
+    if !steady && view.state.is_reopened_by(headers.tuple.proto, kind) {
         cx.conns.remove(&mut cx.local.conns, hit.entry);
         return first_packet(cx, packet, inbound, trail);
     }
@@ -195,15 +246,20 @@ fn established(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, hit: Hit
         cx.conns.remove(&mut cx.local.conns, hit.entry);
         return first_packet(cx, packet, inbound, trail);
     }
-    note_established(cx, hit, &view, trail);
+    if O::LISTENS {
+        note_established(cx, hit, &view, trail);
+    }
     let exit = current_exit(cx, hit, &view)?;
     let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
-    cx.conns.advance(hit, &view, kind);
+    if !steady {
+        cx.conns.advance(hit, &view, kind);
+    }
     cx.conns.touch(hit, headers.l3_total, Ticks::from_nanos(cx.now));
     Ok(verdict)
 }
 
 /// The first packet of a flow: decides everything about it, once.
+#[inline(never)]
 fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
     let tuple = inbound.headers.tuple;
     let kind = opening_kind(cx.arena.bytes(&packet.frame), &inbound.headers);
@@ -219,8 +275,7 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     }
 
     // Service: which backend (E2.8 to E2.35).
-    let Choice { seen, masquerade, counter } = choose_backend(cx, &tuple, trail)?;
-    let via_service = trail.service.is_some();
+    let Choice { seen, masquerade, via_service, counter } = choose_backend(cx, &tuple, trail)?;
     if via_service && state.is_none() {
         return Err(Refusal::Silent(DropReason::InvalidConntrack));
     }
@@ -229,7 +284,7 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
         // Nothing of ours: the node's own stack decides.
         let exit = tables.routes.resolve(&destination, seen.dst)?;
         trail.after = Some(tuple);
-        return emit(cx, packet, &inbound.headers, exit, inbound.hash, trail);
+        return emit(cx, packet, inbound, tables.routes.exit(exit), tuple.dst, trail);
     }
     if !via_service && is_transit(inbound.sender, &destination.kind) {
         return Err(Refusal::Silent(DropReason::OtherHost));
@@ -255,11 +310,12 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     // Route: both ways, so that the reply's first packet is a known one already.
     let exit = resolve(cx, &destination, seen.dst)?;
     let back = tables.routes.resolve(&source, seen.src).map_or(UNRESOLVED, |exit| exit.0);
-    fits(cx, inbound, exit, trail)?;
+    let way = tables.routes.exit(exit);
+    fits(cx, inbound, way, trail)?;
     let Some(state) = state else {
         // E2.44, `conntrack.invalid: forward`: as it is, and nothing is remembered.
-        let rewrite = Rewrite::default();
-        return edit_and_emit(cx, packet, inbound, &rewrite, seen, exit, trail);
+        trail.after = Some(seen);
+        return edit_and_emit(cx, packet, inbound, &Rewrite::default(), seen.dst, way, trail);
     };
 
     // Masquerade: pods towards the outside, and services where E2.27 says so.
@@ -285,6 +341,7 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     let view = cx.conns.flow(hit);
     // Where another worker was faster, its choice of a backend counts, and so does the way there.
     let exit = current_exit(cx, hit, &view)?;
+    trail.after = Some(view.to);
     let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
     cx.conns.touch(hit, inbound.headers.l3_total, Ticks::from_nanos(cx.now));
     Ok(verdict)
@@ -296,6 +353,8 @@ struct Choice {
     seen: Tuple,
     /// Its source is to become the node.
     masquerade: bool,
+    /// A service was asked for.
+    via_service: bool,
     /// Where the backend's connections are counted.
     counter: u32,
 }
@@ -309,7 +368,7 @@ fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, trail: &mut Trail) -> Result<C
     let conns = cx.conns;
     let connections = |counter| conns.counted(counter).unwrap_or(0);
     match tables.services.select(tuple, origin, in_services, cx.affinity, connections, now_secs, &mut cx.local.random) {
-        Selection::NotService => Ok(Choice { seen: *tuple, masquerade: false, counter: NOT_COUNTED }),
+        Selection::NotService => Ok(Choice { seen: *tuple, masquerade: false, via_service: false, counter: NOT_COUNTED }),
         Selection::Refuse(reason, service) => {
             trail.service = service;
             Err(Refusal::unreachable(reason, tuple))
@@ -322,7 +381,7 @@ fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, trail: &mut Trail) -> Result<C
             trail.service = Some(service);
             trail.backend = Some(backend);
             let seen = Tuple { dst: backend.address, dport: backend.port, ..*tuple };
-            Ok(Choice { seen, masquerade, counter })
+            Ok(Choice { seen, masquerade, via_service: true, counter })
         }
     }
 }
@@ -408,6 +467,7 @@ fn insert(cx: &mut Cx<'_>, flow: &NewFlow) -> Result<Hit, Refusal> {
 }
 
 /// The exit of a flow's direction, found anew where it was decided under other tables.
+#[inline(always)]
 fn current_exit(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Refusal> {
     if view.generation == cx.tables.generation && view.leg.exit != UNRESOLVED {
         return Ok(ExitId(view.leg.exit));
@@ -455,6 +515,7 @@ fn has_changed_hands(cx: &Cx<'_>, hit: Hit) -> bool {
 }
 
 /// Translates a packet as its flow's direction says and sends it out.
+#[inline(always)]
 fn follow(
     cx: &mut Cx<'_>,
     packet: &mut Packet,
@@ -463,25 +524,27 @@ fn follow(
     exit: ExitId,
     trail: &mut Trail,
 ) -> Result<Verdict, Refusal> {
-    fits(cx, inbound, exit, trail)?;
-    edit_and_emit(cx, packet, inbound, &rewrite_of(view), view.to, exit, trail)
+    let way = cx.tables.routes.exit(exit);
+    fits(cx, inbound, way, trail)?;
+    edit_and_emit(cx, packet, inbound, &rewrite_of(view), view.to.dst, way, trail)
 }
 
+#[inline(always)]
 fn edit_and_emit(
     cx: &mut Cx<'_>,
     packet: &mut Packet,
     inbound: &Inbound,
     rewrite: &Rewrite,
-    to: Tuple,
-    exit: ExitId,
+    destination: Ip,
+    way: Exit,
     trail: &mut Trail,
 ) -> Result<Verdict, Refusal> {
-    trail.after = Some(to);
     rewrite.apply(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers)?;
-    exits::hop(cx, packet, inbound, exit);
-    emit(cx, packet, &inbound.headers, exit, inbound.hash, trail)
+    exits::hop(cx, packet, inbound, way);
+    emit(cx, packet, inbound, way, destination, trail)
 }
 
+#[inline(always)]
 fn rewrite_of(view: &FlowView) -> Rewrite {
     let Tuple { src, dst, sport, dport, .. } = view.to;
     let flags = RewriteFlags::from_bits(u8::from(view.nat_src) | u8::from(view.nat_dst) << 1);
@@ -489,6 +552,7 @@ fn rewrite_of(view: &FlowView) -> Rewrite {
 }
 
 /// What the state machines want to know of a packet: TCP flags, the type of the first SCTP chunk, else 0.
+#[inline(always)]
 fn opening_kind(bytes: &[u8], headers: &Headers) -> u8 {
     /// The common header of SCTP, which the first chunk follows (RFC 9260 §3).
     const SCTP_HEADER: usize = 12;
@@ -518,6 +582,7 @@ fn is_transit(from: Sender, destination: &OwnerKind) -> bool {
 
 fn note_established(cx: &Cx<'_>, hit: Hit, view: &FlowView, trail: &mut Trail) {
     trail.state = CtState::Established(hit.dir);
+    trail.after = Some(view.to);
     let (asked, backend) = match hit.dir {
         FlowDir::Original => (view.tuple, (view.to.dst, view.to.dport)),
         FlowDir::Reply => (view.to.inverse(), (view.tuple.src, view.tuple.sport)),

@@ -97,6 +97,13 @@ impl Drop for Worker {
     }
 }
 
+impl Worker {
+    /// Tells whether the table was nearly full when last looked at.
+    pub fn is_pressed(&self) -> bool {
+        self.pressed
+    }
+}
+
 /// A handle for threads that only read, as for dumps.
 pub struct Reader {
     epochs: Arc<Epochs<Lists>>,
@@ -119,6 +126,8 @@ const PRESSURE_BATCHES: u32 = 16;
 pub struct Probe(Option<Slot>);
 
 impl Probe {
+    /// Nothing was found.
+    pub const NONE: Self = Self(None);
     /// Tells whether the index may know the tuple, as far as was looked.
     pub const fn is_some(&self) -> bool {
         self.0.is_some()

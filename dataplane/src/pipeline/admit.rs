@@ -3,24 +3,16 @@
 //! Parses, takes overlay packets out of their wrapping, answers neighbours, guards sources. What passes is an IP packet whose
 //! source is proven as far as its port can prove it.
 
-use super::{Arrival, Cx, Inbound, Sender, is_to_overlay};
+use super::{Cx, Inbound, Sender, is_to_overlay};
 use crate::answer;
 use crate::io::Packet;
 use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, OverlayMode, proto};
 use crate::overlay::vxlan;
-use crate::parse::{HeaderFlags, Headers, Parsed, finish_checksum, parse};
+use crate::parse::{HeaderFlags, Headers, Kind, finish_checksum, parse_into};
 use crate::route::vni;
 use crate::tables::{OwnerKind, PortEntry, Side};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::arp::{self, ArpPacket};
-
-/// Looks at a frame as it came in.
-pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet) -> Arrival {
-    match inbound(cx, packet) {
-        Ok(inbound) => Arrival::Ip(inbound),
-        Err(verdict) => Arrival::Ended(verdict),
-    }
-}
+use crate::wire::arp;
 
 impl From<DropReason> for Verdict {
     fn from(reason: DropReason) -> Self {
@@ -28,49 +20,50 @@ impl From<DropReason> for Verdict {
     }
 }
 
-fn inbound(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<Inbound, Verdict> {
+/// Looks at a frame as it came in. `inbound` is written in place, and arbitrary where the frame ended.
+#[inline(always)]
+pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &mut Inbound) -> Result<(), Verdict> {
     let port = cx.tables.ports.get(packet.in_port).ok_or(DropReason::PortUnavailable)?;
-    let headers = match parse(cx.arena.bytes(&packet.frame))? {
-        Parsed::Ip(headers) => headers,
-        Parsed::Arp(request) => return Err(answer_arp(cx, packet, port, &request)),
-    };
-    let (headers, sender) = match &port.side {
+    let headers = &mut inbound.headers;
+    if parse_into(cx.arena.bytes(&packet.frame), headers)? == Kind::Arp {
+        return Err(answer_arp(cx, packet, port));
+    }
+    inbound.sender = match &port.side {
         Side::Pod(addresses) => {
             let addresses = addresses.as_deref().ok_or(DropReason::EndpointNotReady)?;
-            check_link(cx, packet, port, &headers, MacAddr::GATEWAY)?;
-            guard_pod(cx, port, addresses, &headers)?;
-            (headers, Sender::Pod)
+            check_link(cx, packet, port, headers, MacAddr::GATEWAY)?;
+            guard_pod(cx, port, addresses, headers)?;
+            Sender::Pod
         }
         Side::Host => {
-            check_link(cx, packet, port, &headers, MacAddr::GATEWAY)?;
+            check_link(cx, packet, port, headers, MacAddr::GATEWAY)?;
             if matches!(cx.tables.owner(headers.tuple.src).kind, OwnerKind::LocalPod { .. }) {
                 Err(DropReason::InvalidSourceIp)?;
             }
-            (headers, Sender::Host)
+            Sender::Host
         }
-        Side::Uplink if is_overlay(cx, &headers) => {
-            let (inner, node) = unwrap(cx, packet, port, &headers)?;
-            (inner, Sender::Tunnel(node))
-        }
+        Side::Uplink if is_overlay(cx, headers) => Sender::Tunnel(unwrap(cx, packet, port, headers)?),
         Side::Uplink => {
-            check_link(cx, packet, port, &headers, port.mac.unwrap_or_default())?;
+            check_link(cx, packet, port, headers, port.mac.unwrap_or_default())?;
             // Martians: what only this node may send.
             let own = matches!(cx.tables.owner(headers.tuple.src).kind, OwnerKind::LocalPod { .. } | OwnerKind::OwnNode);
             if own {
                 Err(DropReason::InvalidSourceIp)?;
             }
-            (headers, Sender::Uplink)
+            Sender::Uplink
         }
     };
-    trim(cx, packet, &headers);
+    trim(cx, packet, headers);
     if port.unfinished_checksums {
-        finish_checksum(cx.arena.bytes_mut(&mut packet.frame), &headers);
+        finish_checksum(cx.arena.bytes_mut(&mut packet.frame), headers);
     }
-    Ok(Inbound { headers, hash: cx.conns.hash(&headers.tuple), sender })
+    inbound.hash = cx.conns.hash(&headers.tuple);
+    Ok(())
 }
 
 /// Refuses what is tagged, for many, or for somebody else on the link, and answers neighbour discovery. `ours` is the MAC that a
 /// frame for us carries.
+#[inline(always)]
 fn check_link(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, headers: &Headers, ours: MacAddr) -> Result<(), Verdict> {
     const PLAIN_OTHERWISE: HeaderFlags = HeaderFlags::VLAN.with(HeaderFlags::NDP).with(HeaderFlags::MULTICAST_DST);
     if headers.has(PLAIN_OTHERWISE.with(HeaderFlags::UNSPECIFIED_SRC)) {
@@ -99,11 +92,12 @@ fn odd_link(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, headers: &Header
 
 /// Answers a pod's or the node's ARP request. On the uplink the node's own stack does.
 #[cold]
-fn answer_arp(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, request: &ArpPacket) -> Verdict {
+fn answer_arp(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry) -> Verdict {
+    let Some(request) = arp::parse(cx.arena.bytes(&packet.frame)) else { return Verdict::Drop(DropReason::InvalidPacket) };
     // A probe (sender 0.0.0.0) and an announcement (sender = target) look for others with the address: there are none here.
     let asks = request.is_request && request.sender_ip.low32() != 0 && request.sender_ip != request.target_ip;
     let known = asks && speaks_for(cx, port, request.target_ip);
-    if known && arp::answer(cx.arena.bytes_mut(&mut packet.frame), request, MacAddr::GATEWAY) {
+    if known && arp::answer(cx.arena.bytes_mut(&mut packet.frame), &request, MacAddr::GATEWAY) {
         return Verdict::Reply(None);
     }
     Verdict::Drop(DropReason::NeighbourIgnored)
@@ -119,6 +113,7 @@ fn speaks_for(cx: &Cx<'_>, port: &PortEntry, target: Ip) -> bool {
 }
 
 /// A pod sends with its own MAC and addresses, and no overlay packets of its own making.
+#[inline(always)]
 fn guard_pod(cx: &Cx<'_>, port: &PortEntry, addresses: &[Ip], headers: &Headers) -> Result<(), DropReason> {
     let tuple = &headers.tuple;
     if !addresses.contains(&tuple.src) || port.mac.is_some_and(|mac| mac != headers.src_mac) {
@@ -132,6 +127,7 @@ fn guard_pod(cx: &Cx<'_>, port: &PortEntry, addresses: &[Ip], headers: &Headers)
 }
 
 /// Addressed to this node's end of the overlay.
+#[inline(always)]
 fn is_overlay(cx: &Cx<'_>, headers: &Headers) -> bool {
     let tuple = &headers.tuple;
     let overlay = &cx.tables.runtime.config.overlay;
@@ -139,29 +135,29 @@ fn is_overlay(cx: &Cx<'_>, headers: &Headers) -> bool {
         && cx.tables.owner(tuple.dst).kind == OwnerKind::OwnNode
 }
 
-/// Takes the inner packet out: only from known nodes, only of our network, only what the sending node owns.
-fn unwrap(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, outer: &Headers) -> Result<(Headers, NodeIndex), Verdict> {
-    let OwnerKind::OtherNode(node) = cx.tables.owner(outer.tuple.src).kind else { return Err(DropReason::UnknownVtep.into()) };
-    let found = vxlan::decap(cx.arena.bytes(&packet.frame), outer)?;
+/// Takes the inner packet out, whose headers replace the outer ones: only from known nodes, only of our network, only what the
+/// sending node owns.
+#[inline]
+fn unwrap(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, headers: &mut Headers) -> Result<NodeIndex, Verdict> {
+    let OwnerKind::OtherNode(node) = cx.tables.owner(headers.tuple.src).kind else { return Err(DropReason::UnknownVtep.into()) };
+    let found = vxlan::decap(cx.arena.bytes(&packet.frame), headers)?;
     if found.vni != vni(&cx.tables.runtime.config) {
         Err(DropReason::InvalidVni)?;
     }
-    trim(cx, packet, outer);
+    trim(cx, packet, headers);
     packet.frame.pull_front(found.inner);
-    let Parsed::Ip(mut inner) = parse(cx.arena.bytes(&packet.frame))? else { return Err(DropReason::NeighbourIgnored.into()) };
-    if inner.has(HeaderFlags::NDP) {
-        Err(DropReason::NeighbourIgnored)?;
+    let outer_tos = headers.tos;
+    if parse_into(cx.arena.bytes(&packet.frame), headers)? == Kind::Arp {
+        let well_formed = arp::parse(cx.arena.bytes(&packet.frame)).is_some();
+        return Err(if well_formed { DropReason::NeighbourIgnored } else { DropReason::InvalidPacket }.into());
     }
-    if inner.has(HeaderFlags::VLAN) {
-        Err(DropReason::VlanFiltered)?;
+    if headers.has(ODD_INSIDE) {
+        return Err(odd_inside(headers).into());
     }
-    if inner.has(HeaderFlags::MULTICAST_DST.with(HeaderFlags::UNSPECIFIED_SRC)) {
-        Err(DropReason::Multicast)?;
-    }
-    if port.mac.is_some() && inner.dst_mac != cx.tables.vtep_mac() {
+    if port.mac.is_some() && headers.dst_mac != cx.tables.vtep_mac() {
         Err(DropReason::OtherHost)?;
     }
-    let sender = cx.tables.owner(inner.tuple.src).kind;
+    let sender = cx.tables.owner(headers.tuple.src).kind;
     let is_theirs = match sender {
         OwnerKind::RemotePod { node: of, .. } | OwnerKind::OtherNode(of) | OwnerKind::Nobody(Some(of)) => of == node,
         OwnerKind::LocalPod { .. } | OwnerKind::OwnNode | OwnerKind::Nobody(None) => false,
@@ -169,11 +165,24 @@ fn unwrap(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, outer: &Headers) -
     if !is_theirs {
         Err(DropReason::InvalidSourceIp)?;
     }
-    vxlan::decap_ecn(cx.arena.bytes_mut(&mut packet.frame), &mut inner, outer.tos)?;
-    Ok((inner, node))
+    vxlan::decap_ecn(cx.arena.bytes_mut(&mut packet.frame), headers, outer_tos)?;
+    Ok(node)
+}
+
+/// What does not belong into the overlay.
+const ODD_INSIDE: HeaderFlags =
+    HeaderFlags::NDP.with(HeaderFlags::VLAN).with(HeaderFlags::MULTICAST_DST).with(HeaderFlags::UNSPECIFIED_SRC);
+
+#[cold]
+fn odd_inside(headers: &Headers) -> DropReason {
+    if headers.has(HeaderFlags::NDP) {
+        return DropReason::NeighbourIgnored;
+    }
+    if headers.has(HeaderFlags::VLAN) { DropReason::VlanFiltered } else { DropReason::Multicast }
 }
 
 /// Cuts what the link added behind the IP packet (IEEE 802.3 §4.2.3.3 pads to 60 bytes): it is no part of it.
+#[inline(always)]
 fn trim(cx: &Cx<'_>, packet: &mut Packet, headers: &Headers) {
     let len = headers.frame_len();
     if packet.frame.len() > len {

@@ -4,7 +4,7 @@ use super::exits::{emit, fits, hop};
 use super::{Cx, Inbound, Refusal, Sender, admit, current_exit, established};
 use crate::answer;
 use crate::conntrack::{Ticks, Tuple};
-use crate::events::{CtState, Trail};
+use crate::events::{CtState, Observer, Trail};
 use crate::io::Packet;
 use crate::nat;
 use crate::parse::{HeaderFlags, Headers};
@@ -13,13 +13,19 @@ use crate::verdict::{DropReason, Verdict};
 use crate::wire::{icmp, icmpv6};
 
 /// Tells whether a packet cannot be looked up by its own tuple, or has its ports to be remembered.
+#[inline(always)]
 pub(super) fn is_odd(headers: &Headers) -> bool {
-    headers.has(HeaderFlags::ICMP_ERROR.with(HeaderFlags::FRAGMENT)) || admit::is_gateway(headers.tuple.dst)
+    headers.has(HeaderFlags::ICMP_ERROR.with(HeaderFlags::FRAGMENT))
 }
 
 /// Sends such a packet on.
 #[cold]
-pub(super) fn forward(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+pub(super) fn forward<O: Observer>(
+    cx: &mut Cx<'_>,
+    packet: &mut Packet,
+    inbound: &Inbound,
+    trail: &mut Trail,
+) -> Result<Verdict, Refusal> {
     let headers = &inbound.headers;
     if admit::is_gateway(headers.tuple.dst) {
         return to_gateway(cx, packet, inbound);
@@ -33,7 +39,7 @@ pub(super) fn forward(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, t
     // A first fragment is a packet like any other, whose ports the later ones will need.
     cx.local.fragments.learn(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now));
     match cx.conns.lookup(inbound.hash, &headers.tuple) {
-        Some(hit) => established(cx, packet, inbound, hit, trail),
+        Some(hit) => established::<O>(cx, packet, inbound, hit, trail),
         None => super::first_packet(cx, packet, inbound, trail),
     }
 }
@@ -57,6 +63,7 @@ fn later_fragment(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail
     trail.state = CtState::Established(hit.dir);
     let exit = current_exit(cx, hit, &view)?;
     let whole = Inbound { hash, ..*inbound };
+    trail.after = Some(view.to);
     let verdict = super::follow(cx, packet, &whole, &view, exit, trail)?;
     cx.conns.touch(hit, headers.l3_total, Ticks::from_nanos(cx.now));
     Ok(verdict)
@@ -70,11 +77,12 @@ fn icmp_error(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &m
     let Some((hit, view)) = related else { return unrelated(cx, packet, inbound, trail) };
     trail.state = CtState::Related(hit.dir);
     let exit = current_exit(cx, hit, &view)?;
-    fits(cx, inbound, exit, trail)?;
+    let way = cx.tables.routes.exit(exit);
+    fits(cx, inbound, way, trail)?;
     nat::translate_error(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers, &view.tuple, &view.to)?;
     trail.after = Some(view.to);
-    hop(cx, packet, inbound, exit);
-    emit(cx, packet, &inbound.headers, exit, inbound.hash, trail)
+    hop(cx, packet, inbound, way);
+    emit(cx, packet, inbound, way, view.to.dst, trail)
 }
 
 /// Tells whether an error may be about packets of the inverse of `along`, with which it travels. It is for their sender alone:
@@ -97,7 +105,7 @@ fn unrelated(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mu
     let owner = cx.tables.owner(destination);
     if inbound.sender == Sender::Uplink && owner.kind == OwnerKind::OwnNode {
         let exit = cx.tables.routes.resolve(owner, destination)?;
-        return emit(cx, packet, &inbound.headers, exit, inbound.hash, trail);
+        return emit(cx, packet, inbound, cx.tables.routes.exit(exit), destination, trail);
     }
     Err(Refusal::Silent(DropReason::InvalidConntrack))
 }

@@ -59,6 +59,21 @@ pub enum Exit {
     },
 }
 
+impl Exit {
+    /// The largest IP packet that it takes, bytes; of an encapsulating one, the largest inner packet.
+    #[inline(always)]
+    pub const fn mtu(&self) -> u16 {
+        match *self {
+            Self::Pod { mtu, .. } | Self::Host { mtu, .. } | Self::Vxlan { mtu, .. } | Self::Native { mtu, .. } => mtu,
+        }
+    }
+    /// Tells whether it leads to the node's own stack.
+    #[inline(always)]
+    pub const fn is_host(&self) -> bool {
+        matches!(self, Self::Host { .. })
+    }
+}
+
 /// The way to one node's VTEP.
 #[derive(Clone, Debug)]
 pub struct Tunnel {
@@ -195,11 +210,13 @@ impl Routes {
     }
 
     /// An exit of this generation.
+    #[inline]
     pub fn exit(&self, id: ExitId) -> Exit {
         self.exits[id.0 as usize]
     }
 
     /// What an exit of kind [`Exit::Vxlan`] refers to.
+    #[inline]
     pub fn tunnel(&self, index: u32) -> &Tunnel {
         &self.tunnels[index as usize]
     }

@@ -53,11 +53,13 @@ impl Ports {
     }
 
     /// A port, if it is attached.
+    #[inline]
     pub fn get(&self, id: PortId) -> Option<&PortEntry> {
         self.0.get(usize::from(id.0))?.as_ref()
     }
 
     /// How many there are.
+    #[inline]
     pub fn count(&self) -> usize {
         self.0.len()
     }

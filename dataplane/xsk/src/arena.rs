@@ -24,6 +24,7 @@ impl Frame {
     }
     /// Bytes of the packet.
     #[allow(clippy::len_without_is_empty)]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
     }
@@ -32,6 +33,7 @@ impl Frame {
         self.start as usize
     }
     /// Drops `count` bytes from the front (decapsulation). Takes at most what is there.
+    #[inline]
     pub fn pull_front(&mut self, count: usize) {
         let count = (count as u32).min(self.len);
         self.start += count;
@@ -133,6 +135,7 @@ impl Arena {
         let _ = frame;
     }
     /// The bytes of a packet.
+    #[inline]
     pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         let start = self.offset(frame);
         // SAFETY: `offset` checked that the frame is of this arena; `start + len` stays within its slot (every method that
@@ -140,6 +143,7 @@ impl Arena {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(start), frame.len as usize) }
     }
     /// The bytes of a packet, for writing.
+    #[inline]
     #[allow(clippy::mut_from_ref)]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         let start = self.offset(frame);
@@ -148,6 +152,7 @@ impl Arena {
     }
     /// Grows the packet at the front by `count` bytes, whose content is arbitrary. Tells whether there was headroom.
     #[must_use]
+    #[inline]
     pub fn push_front(&self, frame: &mut Frame, count: usize) -> bool {
         let fits = count <= frame.start as usize;
         if fits {
@@ -158,6 +163,7 @@ impl Arena {
     }
     /// Sets the length; new bytes at the end are arbitrary. Tells whether the slot is long enough.
     #[must_use]
+    #[inline]
     pub fn set_len(&self, frame: &mut Frame, len: usize) -> bool {
         let fits = len <= (self.slot_bytes - frame.start) as usize;
         if fits {
@@ -166,6 +172,7 @@ impl Arena {
         fits
     }
     /// Makes the frame what a fresh one is: full headroom, length 0.
+    #[inline]
     pub fn reset(&self, frame: &mut Frame) {
         frame.start = self.headroom_bytes;
         frame.len = 0;
@@ -197,6 +204,7 @@ impl Arena {
         fits
     }
 
+    #[inline]
     fn offset(&self, frame: &Frame) -> usize {
         assert!(frame.arena == self.id, "a frame of another arena");
         frame.slot as usize * self.slot_bytes as usize + frame.start as usize
