@@ -195,13 +195,14 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
 /// Ends flows whose time is over, as far as the clock hand is due.
 fn expire(cx: &mut Cx<'_>) {
     let elapsed = cx.now.saturating_sub(cx.local.swept).min(SWEEP_NANOS);
-    let due = (u128::from(elapsed) * u128::from(cx.conns.max()) / u128::from(SWEEP_NANOS)) as u32;
+    // Below 10^10 * 2^30, which fits.
+    let due = (elapsed * u64::from(cx.conns.max()) / SWEEP_NANOS) as u32;
     let budget = if cx.local.conns.is_pressed() { EXPIRE_MAX } else { due.min(EXPIRE_MAX) };
     if budget >= EXPIRE_MIN.min(cx.conns.max()) {
         cx.conns.expire(&mut cx.local.conns, Ticks::from_nanos(cx.now), budget);
         // What is beyond the budget stays due.
-        let covered = u128::from(budget) * u128::from(SWEEP_NANOS) / u128::from(cx.conns.max());
-        cx.local.swept = (cx.now - elapsed).saturating_add(covered as u64).min(cx.now);
+        let covered = u64::from(budget) * SWEEP_NANOS / u64::from(cx.conns.max());
+        cx.local.swept = (cx.now - elapsed).saturating_add(covered).min(cx.now);
     }
 }
 
@@ -472,13 +473,14 @@ fn current_exit(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Re
     if view.generation == cx.tables.generation && view.leg.exit != UNRESOLVED {
         return Ok(ExitId(view.leg.exit));
     }
-    revalidate(cx, hit, view)
+    revalidate(cx, hit)
 }
 
 /// Looks at a flow with new tables: is there still a way, and is it still allowed (E1.37)?
 #[cold]
-fn revalidate(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Refusal> {
+fn revalidate(cx: &mut Cx<'_>, hit: Hit) -> Result<ExitId, Refusal> {
     let tables = cx.tables;
+    let view = cx.conns.flow(hit);
     if view.generation != tables.generation && has_changed_hands(cx, hit) {
         cx.conns.remove(&mut cx.local.conns, hit.entry);
         return Err(Refusal::Silent(DropReason::StaleOrUnroutableIp));

@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn a_steady_packet_changes_nothing() {
-        for (state, protocol) in [(FlowState::Replied, proto::UDP), (FlowState::Replied, proto::ICMP), (FlowState::Established, proto::TCP)] {
+        for (state, protocol) in [(FlowState::Replied, proto::UDP), (FlowState::Replied, proto::ICMP), (FlowState::Established, proto::TCP)]
+        {
             for flags in (0..=u8::MAX).filter(|flags| state.is_steady(*flags)) {
                 assert_eq!(state.after(protocol, FlowDir::Original, flags), state);
                 assert_eq!(state.after(protocol, FlowDir::Reply, flags), state);

@@ -94,7 +94,7 @@ impl Rewrite {
     /// # Errors
     /// `FragmentationNotSupported` for the first fragment of SCTP with new ports: its CRC covers bytes that are not here.
     /// `InvalidPacket` where `headers` are not those of `bytes`. Nothing may be sent after an error.
-    #[inline]
+    #[inline(always)]
     pub fn apply(&self, bytes: &mut [u8], headers: &Headers) -> Result<(), DropReason> {
         if self.flags.is_empty() {
             return Ok(());
@@ -106,7 +106,7 @@ impl Rewrite {
         self.edit_rare(bytes, headers)
     }
 
-    #[inline]
+    #[inline(always)]
     fn edit(&self, bytes: &mut [u8], headers: &Headers) -> Option<()> {
         let l3 = usize::from(headers.l3);
         if headers.is_v6() {
@@ -124,7 +124,7 @@ impl Rewrite {
     }
 
     /// TCP and UDP, without a branch on which of them.
-    #[inline]
+    #[inline(always)]
     fn edit_ports(&self, bytes: &mut [u8], headers: &Headers) -> Option<()> {
         let is_udp = headers.tuple.proto == proto::UDP;
         let l4 = usize::from(headers.l4);
@@ -141,8 +141,9 @@ impl Rewrite {
         Some(())
     }
 
+    // By value: a reference would make the hot way write all of it to memory first.
     #[cold]
-    fn edit_rare(&self, bytes: &mut [u8], headers: &Headers) -> Result<(), DropReason> {
+    fn edit_rare(self, bytes: &mut [u8], headers: &Headers) -> Result<(), DropReason> {
         if headers.has(HeaderFlags::FRAGMENT_LATER) {
             return Ok(());
         }
@@ -193,6 +194,6 @@ pub fn decrement_ttl(bytes: &mut [u8], headers: &Headers) -> bool {
         *hop_limit = headers.ttl - 1;
         true
     } else {
-        ipv4::set_ttl(bytes, l3, headers.ttl - 1).is_some()
+        ipv4::decrement_ttl(bytes, l3).is_some()
     }
 }

@@ -212,9 +212,7 @@ pub fn parse_into(bytes: &[u8], headers: &mut Headers) -> Result<Kind, DropReaso
         ethernet::IPV6 => parse_v6(bytes, ethernet::LEN, headers)?,
         ethertype => return parse_other(bytes, ethertype, headers),
     }
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = *eth;
-    headers.dst_mac = MacAddr([d0, d1, d2, d3, d4, d5]);
-    headers.src_mac = MacAddr([s0, s1, s2, s3, s4, s5]);
+    (headers.dst_mac, headers.src_mac) = ethernet::macs(eth).ok_or(DropReason::InvalidPacket)?;
     Ok(Kind::Ip)
 }
 

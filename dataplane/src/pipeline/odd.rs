@@ -20,12 +20,7 @@ pub(super) fn is_odd(headers: &Headers) -> bool {
 
 /// Sends such a packet on.
 #[cold]
-pub(super) fn forward<O: Observer>(
-    cx: &mut Cx<'_>,
-    packet: &mut Packet,
-    inbound: &Inbound,
-    trail: &mut Trail,
-) -> Result<Verdict, Refusal> {
+pub(super) fn forward<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
     let headers = &inbound.headers;
     if admit::is_gateway(headers.tuple.dst) {
         return to_gateway(cx, packet, inbound);

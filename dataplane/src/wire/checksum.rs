@@ -93,5 +93,7 @@ impl Delta {
 /// The checksum field after an edit of which `delta` is the folded [`Delta`] (RFC 1624 §3, equation 3).
 #[inline]
 pub const fn update(field: u16, delta: u16) -> u16 {
-    !fold(!field as u64 + delta as u64)
+    // One end-around carry is enough: a sum that overflowed is at most 0xfffe.
+    let (sum, carry) = (!field).overflowing_add(delta);
+    !(sum + carry as u16)
 }

@@ -61,6 +61,17 @@ pub fn set_ttl(bytes: &mut [u8], l3: usize, ttl: u8) -> Option<()> {
     Some(())
 }
 
+/// Takes one from the time to live of the header at `l3`, which must not be 0, and updates its checksum.
+#[inline]
+pub fn decrement_ttl(bytes: &mut [u8], l3: usize) -> Option<()> {
+    /// Whatever the protocol beside it, the word loses 0x0100: the ones' complement of that.
+    const DELTA: u16 = !0x0100;
+    let [ttl, _, c0, c1] = chunk_mut(bytes, l3 + TTL)?;
+    *ttl = ttl.wrapping_sub(1);
+    [*c0, *c1] = checksum::update(u16::from_be_bytes([*c0, *c1]), DELTA).to_be_bytes();
+    Some(())
+}
+
 /// Replaces the type of service of the header at `l3` and updates its checksum.
 pub fn set_tos(bytes: &mut [u8], l3: usize, tos: u8) -> Option<()> {
     let header: &mut [u8; LEN] = chunk_mut(bytes, l3)?;
