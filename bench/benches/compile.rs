@@ -1,10 +1,13 @@
-//! From objects to tables, for clusters of 10,000 services: everything, and one endpoint changed.
+//! From objects to tables: how long does a change of a large cluster take to be ready?
+//!
+//! `objects` compiles what was loaded into a node's state, `tables` that into lookup tables, `full` does both; `one_endpoint` does both
+//! for the snapshot in which one endpoint ceased to be ready, beside the tables before it.
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use weir_control::compile::compile;
 use weir_control::source;
 use weir_dataplane::model::NodeConfig;
@@ -27,6 +30,17 @@ fn large_clusters(c: &mut Criterion) {
         group.bench_function(format!("tables/{name}"), |b| {
             b.iter(|| black_box(Tables::compile_shared(state.clone(), runtime.clone(), 1, None)));
         });
+        let whole = |snapshot, before| {
+            let state = Arc::new(compile(snapshot, "node-0", &config).unwrap());
+            black_box(Tables::compile_shared(state, runtime.clone(), 2, before))
+        };
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(format!("full/{name}"), |b| b.iter(|| whole(&snapshot, None)));
+        let before = Tables::compile_shared(state.clone(), runtime.clone(), 1, None);
+        let mut changed = snapshot.clone();
+        let endpoint = changed.slices.iter_mut().flat_map(|slice| &mut slice.endpoints).find(|endpoint| endpoint.ready);
+        endpoint.expect("one that is ready").ready = false;
+        group.bench_function(format!("one_endpoint/{name}"), |b| b.iter(|| whole(&changed, Some(&before))));
         group.finish();
     }
 }
