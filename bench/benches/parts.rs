@@ -12,7 +12,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use weir_bench::map_path::MapPath;
 use weir_bench::traffic::{BATCH, RULES, SLOTS, Traffic, tuple};
 use weir_bench::{sizes, world};
-use weir_dataplane::conntrack::{FlowInit, FlowState, Leg, NO_OWNER, Tuple};
+use weir_dataplane::conntrack::{FlowInit, FlowState, Leg, NO_OWNER, NOT_COUNTED, Tuple};
 use weir_dataplane::model::{Direction, Ip, proto};
 use weir_dataplane::overlay::vxlan;
 use weir_dataplane::parse::{Headers, Kind, parse_into};
@@ -43,7 +43,14 @@ fn table(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new("insert_and_remove", flows), |b| {
                 let traffic = traffic.get_or_insert_with(|| Traffic::new(flows));
                 let leg = Leg { exit: 1, l3_delta: 0, l4_delta: 0 };
-                let flow = FlowInit { original: leg, reply: leg, generation: 1, owner: NO_OWNER, cause: 0, state: FlowState::Unreplied };
+                let flow = FlowInit {
+                    original: leg,
+                    reply: leg,
+                    generation: 1,
+                    owner: NO_OWNER,
+                    counter: NOT_COUNTED,
+                    state: FlowState::Unreplied,
+                };
                 let now = traffic.ticks();
                 b.iter(|| {
                     for (n, question) in questions.iter().enumerate() {
@@ -151,7 +158,7 @@ fn service(criterion: &mut Criterion) {
     group.bench_function(BenchmarkId::new("choose", world::SERVICES), |b| {
         b.iter(|| {
             for question in &questions {
-                let selection = tables.services.select(question, Origin::Pod, true, &affinity, 0, &mut random);
+                let selection = tables.services.select(question, Origin::Pod, true, &affinity, |_| 0, 0, &mut random);
                 assert!(matches!(selection, Selection::Backend { .. }));
             }
         });

@@ -74,7 +74,7 @@ pub fn state(rules: u32) -> NodeState {
         .extend((0..SERVICES * BACKENDS).map(|index| endpoint(format!("server-{index:04}"), index % REMOTE_NODES + 1, 1, backend(index))));
     for index in 0..SERVICES {
         state.cluster_ips.push(service(index).into());
-        state.services.extend([Protocol::Tcp, Protocol::Udp].map(|protocol| service_port(index, protocol)));
+        state.services.extend([Protocol::Tcp, Protocol::Udp].map(|protocol| service_port(index, protocol).into()));
     }
     add_policy(&mut state, rules);
     state
@@ -110,7 +110,6 @@ fn service_port(index: u32, protocol: Protocol) -> Service {
         external_local: false,
         affinity_timeout_secs: None,
         source_ranges: Vec::new(),
-        source_ranges_deny_all: false,
         health_check_port: None,
         local_ready: 0,
     }
