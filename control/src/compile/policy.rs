@@ -26,8 +26,8 @@ pub(super) fn compile<'a>(
     let mut policies = Vec::new();
 
     let mut cluster: Vec<&ClusterPolicy> = snapshot.cluster_policies.iter().filter(|p| acts_on(&p.subject, pods, &here)).collect();
-    // Same tier and priority: by kind, then by name (E1.49).
-    cluster.sort_unstable_by_key(|p| (p.tier, priority(p), p.kind, p.meta.name.as_str()));
+    // Same tier and priority: by name, whatever the kind (E1.49); the kind only keeps two of one name apart.
+    cluster.sort_unstable_by_key(|p| (p.tier, priority(p), p.meta.name.as_str(), p.kind));
     let mut namespaced: Vec<&NetworkPolicy> = snapshot.network_policies.iter().filter(|p| selects(p, pods, &here)).collect();
     namespaced.sort_unstable_by_key(|p| (p.meta.namespace.as_str(), p.meta.name.as_str()));
 

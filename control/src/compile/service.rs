@@ -227,7 +227,8 @@ impl<'s> Cluster<'s> {
         let hinted = object.traffic_distribution.is_some();
         let same_node = object.traffic_distribution == Some(TrafficDistribution::SameNode);
         Some(Candidate {
-            address: endpoint.addresses.iter().copied().find(|&a| family_of(a) == family)?,
+            // What the pod itself states: without an address it is no endpoint, also on the host network (E2.12).
+            address: pod.addresses.iter().copied().find(|&a| family_of(a) == family)?,
             port,
             local: node == self.this.name,
             ready: object.publish_not_ready_addresses || (pod.ready && !pod.terminating),

@@ -162,7 +162,7 @@ fn tiers_priorities_and_names_give_the_order_of_evaluation_e1_45_e1_49() {
     .map(|(kind, tier, priority, name)| cluster_policy(kind, tier, priority, name, vec![]))
     .to_vec();
     let names: Vec<_> = compiled(&snapshot, "a").policies.into_iter().map(|p| p.name).collect();
-    assert_eq!(names, ["z", "c", "d", "a", "np", "base", "default"]);
+    assert_eq!(names, ["z", "a", "c", "d", "np", "base", "default"]);
 }
 
 #[test]

@@ -283,6 +283,14 @@ fn without_a_slice_ready_pods_of_the_namespace_are_endpoints_e2_11_e2_12() {
 }
 
 #[test]
+fn without_a_slice_a_pod_without_an_address_is_no_endpoint_also_on_the_host_network_e2_12() {
+    let mut snapshot = from_pods();
+    snapshot.pods[0].host_network = true;
+    snapshot.pods[0].addresses.clear();
+    assert_eq!(sets(&snapshot).0, ["10.244.1.1"]);
+}
+
+#[test]
 fn a_slice_however_empty_keeps_pods_out_e2_8() {
     let mut snapshot = from_pods();
     snapshot.slices = vec![slice("s", vec![])];
