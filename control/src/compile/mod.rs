@@ -7,6 +7,7 @@
 //! node may use. What needs the packet is left to the dataplane.
 
 mod endpoint;
+mod incremental;
 mod overlay;
 mod policy;
 mod selection;
@@ -17,6 +18,8 @@ mod tests;
 use std::net::IpAddr;
 
 use weir_dataplane::model::{Cluster, NodeConfig, NodeState, Protocol};
+
+pub use incremental::Compiler;
 
 use crate::source::objects::Snapshot;
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weir_dataplane::model::{Backend, Family, Frontend, FrontendKind, Node, NodeConfig, NodeIndex, Protocol, Service};
+use weir_dataplane::model::{Backend, Endpoint, Family, Frontend, FrontendKind, Node, NodeConfig, NodeIndex, Protocol, Service};
 
 use super::endpoint::Pods;
 use super::{CompileError, FrontendTaken};
@@ -21,15 +21,38 @@ pub(super) fn compile(
     this_node: NodeIndex,
     config: &NodeConfig,
 ) -> Result<Vec<Arc<Service>>, CompileError> {
-    let cluster = Cluster::new(snapshot, pods, nodes, this_node, config);
+    let cluster = Cluster::new(snapshot, Some(pods), nodes, this_node, config, |_, _| true);
     let mut objects: Vec<&objects::Service> = snapshot.services.iter().filter(|s| is_proxied(s)).collect();
     objects.sort_unstable_by_key(|s| (s.meta.namespace.as_str(), s.meta.name.as_str()));
     let mut services = Vec::new();
     for object in objects {
         cluster.service(object, &mut services);
     }
+    let services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
     refuse_taken(&services)?;
-    Ok(services.into_iter().map(Arc::new).collect())
+    Ok(services)
+}
+
+/// Compiles one Service anew, which may be gone, for nodes that are as they were. `None` where its endpoints must be found among
+/// the pods.
+pub(super) fn compile_one(
+    snapshot: &Snapshot,
+    (namespace, name): (&str, &str),
+    nodes: &[Node],
+    this_node: NodeIndex,
+    config: &NodeConfig,
+) -> Option<Vec<Arc<Service>>> {
+    let wanted = |in_namespace: &str, of: &str| (in_namespace, of) == (namespace, name);
+    let cluster = Cluster::new(snapshot, None, nodes, this_node, config, wanted);
+    let mut services = Vec::new();
+    let object = snapshot.services.iter().find(|s| is_proxied(s) && wanted(&s.meta.namespace, &s.meta.name));
+    if let Some(object) = object {
+        if cluster.slices.is_empty() && !object.selector.is_empty() {
+            return None;
+        }
+        cluster.service(object, &mut services);
+    }
+    Some(services.into_iter().map(Arc::new).collect())
 }
 
 /// Every ClusterIP of a proxied Service, sorted: other ports of it are refused (E2.4).
@@ -48,7 +71,8 @@ fn is_proxied(service: &objects::Service) -> bool {
 /// What the endpoint sets of all Services depend on.
 struct Cluster<'s> {
     slices: HashMap<(&'s str, &'s str), Vec<&'s EndpointSlice>>,
-    pods: &'s Pods<'s>,
+    /// Not needed where every Service has slices.
+    pods: Option<&'s Pods<'s>>,
     nodes: &'s [Node],
     zones: HashMap<&'s str, &'s str>,
     this: &'s Node,
@@ -98,11 +122,20 @@ impl Candidate<'_> {
 }
 
 impl<'s> Cluster<'s> {
-    fn new(snapshot: &'s Snapshot, pods: &'s Pods<'s>, nodes: &'s [Node], this_node: NodeIndex, config: &NodeConfig) -> Self {
+    /// `wanted` tells of which Services, by namespace and name, the slices are needed.
+    fn new(
+        snapshot: &'s Snapshot,
+        pods: Option<&'s Pods<'s>>,
+        nodes: &'s [Node],
+        this_node: NodeIndex,
+        config: &NodeConfig,
+        wanted: impl Fn(&str, &str) -> bool,
+    ) -> Self {
         let mut slices: HashMap<_, Vec<&EndpointSlice>> = HashMap::new();
         for slice in &snapshot.slices {
             if let Some(service) = &slice.service
                 && !slice.headless
+                && wanted(&slice.meta.namespace, service)
             {
                 slices.entry((slice.meta.namespace.as_str(), service.as_str())).or_default().push(slice);
             }
@@ -210,15 +243,24 @@ impl<'s> Cluster<'s> {
 
     /// What the control plane would write into slices, for a Service with a selector that has none (E2.11, E2.22).
     fn candidates_from_pods(&self, object: &objects::Service, port: &ServicePort, family: Family) -> Vec<Candidate<'s>> {
-        let Some(namespace) = self.pods.namespace(&object.meta.namespace) else { return Vec::new() };
-        let range = self.pods.namespaces[namespace as usize].identities.clone();
-        let selected = range.filter(|&i| is_subset(&object.selector, &self.pods.identities[i as usize].labels));
-        let members = selected.flat_map(|i| self.pods.members[i as usize].iter().copied());
-        members.filter_map(|index| self.candidate(object, port, family, index as usize)).collect()
+        let Some(pods) = self.pods else { return Vec::new() };
+        let Some(namespace) = pods.namespace(&object.meta.namespace) else { return Vec::new() };
+        let range = pods.namespaces[namespace as usize].identities.clone();
+        let selected = range.filter(|&i| is_subset(&object.selector, &pods.identities[i as usize].labels));
+        let members = selected.flat_map(|i| pods.members[i as usize].iter().copied());
+        members
+            .filter_map(|index| self.candidate(object, port, family, pods.objects[index as usize], &pods.endpoints[index as usize]))
+            .collect()
     }
 
-    fn candidate(&self, object: &objects::Service, port: &ServicePort, family: Family, index: usize) -> Option<Candidate<'s>> {
-        let (pod, endpoint): (&Pod, _) = (self.pods.objects[index], &self.pods.endpoints[index]);
+    fn candidate(
+        &self,
+        object: &objects::Service,
+        port: &ServicePort,
+        family: Family,
+        pod: &Pod,
+        endpoint: &Endpoint,
+    ) -> Option<Candidate<'s>> {
         let node = self.nodes[endpoint.node as usize].name.as_str();
         let port = match &port.target {
             TargetPort::Number(number) => *number,
@@ -327,7 +369,7 @@ fn node_port_addresses(node: &Node, config: &NodeConfig) -> Vec<IpAddr> {
 }
 
 /// Refuses two Service ports in one place. The entries are sorted, so that the same pairs are named whatever the order.
-fn refuse_taken(services: &[Service]) -> Result<(), CompileError> {
+pub(super) fn refuse_taken(services: &[Arc<Service>]) -> Result<(), CompileError> {
     let mut owners: HashMap<(IpAddr, Protocol, u16), &Service> = HashMap::with_capacity(services.len());
     let mut taken = Vec::new();
     for service in services {

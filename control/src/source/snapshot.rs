@@ -12,47 +12,53 @@ use super::decode::{namespace, protocol_name};
 use super::objects::{Meta, Object, Origin, Service, ServiceType, Snapshot};
 
 impl Snapshot {
-    /// Adds an object, or puts it in the place of the one of the same kind and name.
-    pub fn apply(&mut self, object: Object) {
-        fn put<T>(all: &mut Vec<T>, object: T, same: impl Fn(&T) -> bool) {
+    /// Adds an object, or puts it in the place of the one of the same kind and name, which it gives back.
+    pub fn apply(&mut self, object: Object) -> Option<Object> {
+        fn put<T>(all: &mut Vec<T>, object: T, same: impl Fn(&T) -> bool) -> Option<T> {
             match all.iter_mut().find(|o| same(o)) {
-                Some(place) => *place = object,
-                None => all.push(object),
+                Some(place) => Some(std::mem::replace(place, object)),
+                None => {
+                    all.push(object);
+                    None
+                }
             }
         }
         let meta = object.meta().clone();
         let same = |m: &Meta| (&m.namespace, &m.name) == (&meta.namespace, &meta.name);
-        match object {
-            Object::Node(o) => put(&mut self.nodes, o, |o| same(&o.meta)),
-            Object::Namespace(o) => put(&mut self.namespaces, o, |o| same(&o.meta)),
-            Object::Pod(o) => put(&mut self.pods, o, |o| same(&o.meta)),
-            Object::Service(o) => put(&mut self.services, o, |o| same(&o.meta)),
-            Object::EndpointSlice(o) => put(&mut self.slices, o, |o| same(&o.meta)),
-            Object::NetworkPolicy(o) => put(&mut self.network_policies, o, |o| same(&o.meta)),
+        let before = match object {
+            Object::Node(o) => put(&mut self.nodes, o, |o| same(&o.meta)).map(Object::Node),
+            Object::Namespace(o) => put(&mut self.namespaces, o, |o| same(&o.meta)).map(Object::Namespace),
+            Object::Pod(o) => put(&mut self.pods, o, |o| same(&o.meta)).map(Object::Pod),
+            Object::Service(o) => put(&mut self.services, o, |o| same(&o.meta)).map(Object::Service),
+            Object::EndpointSlice(o) => put(&mut self.slices, o, |o| same(&o.meta)).map(Object::EndpointSlice),
+            Object::NetworkPolicy(o) => put(&mut self.network_policies, o, |o| same(&o.meta)).map(Object::NetworkPolicy),
             Object::ClusterPolicy(o) => {
                 let kind = o.kind;
-                put(&mut self.cluster_policies, o, |o| o.kind == kind && same(&o.meta));
+                put(&mut self.cluster_policies, o, |o| o.kind == kind && same(&o.meta)).map(Object::ClusterPolicy)
             }
-        }
+        };
         self.complete();
+        before
     }
 
-    /// Removes the object of this kind and name; tells whether there was one.
-    pub fn remove(&mut self, kind: &str, namespace: &str, name: &str) -> bool {
-        fn drop_from<T>(all: &mut Vec<T>, same: impl Fn(&T) -> bool) -> bool {
-            let before = all.len();
-            all.retain(|o| !same(o));
-            all.len() < before
+    /// Removes the object of this kind and name and gives it back, if there was one.
+    pub fn remove(&mut self, kind: &str, namespace: &str, name: &str) -> Option<Object> {
+        fn take_from<T>(all: &mut Vec<T>, same: impl Fn(&T) -> bool) -> Option<T> {
+            let place = all.iter().position(same)?;
+            Some(all.remove(place))
         }
         let same = |m: &Meta| (m.namespace.as_str(), m.name.as_str()) == (namespace, name);
         let removed = match kind {
-            "Node" => drop_from(&mut self.nodes, |o| same(&o.meta)),
-            "Namespace" => drop_from(&mut self.namespaces, |o| same(&o.meta)),
-            "Pod" => drop_from(&mut self.pods, |o| same(&o.meta)),
-            "Service" => drop_from(&mut self.services, |o| same(&o.meta)),
-            "EndpointSlice" => drop_from(&mut self.slices, |o| same(&o.meta)),
-            "NetworkPolicy" => drop_from(&mut self.network_policies, |o| same(&o.meta)),
-            _ => drop_from(&mut self.cluster_policies, |o| super::objects::policy_kind(o.kind) == kind && same(&o.meta)),
+            "Node" => take_from(&mut self.nodes, |o| same(&o.meta)).map(Object::Node),
+            "Namespace" => take_from(&mut self.namespaces, |o| same(&o.meta)).map(Object::Namespace),
+            "Pod" => take_from(&mut self.pods, |o| same(&o.meta)).map(Object::Pod),
+            "Service" => take_from(&mut self.services, |o| same(&o.meta)).map(Object::Service),
+            "EndpointSlice" => take_from(&mut self.slices, |o| same(&o.meta)).map(Object::EndpointSlice),
+            "NetworkPolicy" => take_from(&mut self.network_policies, |o| same(&o.meta)).map(Object::NetworkPolicy),
+            _ => {
+                let same = |o: &super::objects::ClusterPolicy| super::objects::policy_kind(o.kind) == kind && same(&o.meta);
+                take_from(&mut self.cluster_policies, same).map(Object::ClusterPolicy)
+            }
         };
         self.complete();
         removed

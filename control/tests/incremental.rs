@@ -1,0 +1,90 @@
+//! A state that follows its objects is the one that they would be compiled to at once.
+
+use std::sync::Arc;
+
+use weir_control::compile::{Compiler, compile};
+use weir_control::source::load_text;
+use weir_control::source::objects::{Object, Snapshot};
+use weir_dataplane::model::NodeConfig;
+use weir_fixtures::clusters::{self, Size};
+
+const SMALL: Size = Size { services: 30, endpoints_per_service: 4, pods: 40, nodes: 4, policies: 20, namespaces: 5 };
+
+fn snapshot(text: &str) -> Snapshot {
+    load_text("cluster.json", text).unwrap()
+}
+
+fn slice(service: u32, ready: bool) -> Object {
+    Object::EndpointSlice(snapshot(&clusters::changed_slice(&SMALL, service, ready)).slices.remove(0))
+}
+
+fn service(n: u32, address: u32, selector: bool) -> Object {
+    let selector = if selector { r#""selector": {"app": "app-1"}, "# } else { "" };
+    let text = format!(
+        r#"{{"apiVersion": "v1", "kind": "Service", "metadata": {{"name": "svc-{n}", "namespace": "ns-{}"}}, "spec": {{{selector}"clusterIP": "10.97.0.{address}", "ports": [{{"name": "http", "port": 80, "targetPort": 8080}}]}}}}"#,
+        n % SMALL.namespaces
+    );
+    Object::Service(snapshot(&text).services.remove(0))
+}
+
+fn pod(n: u32, ready: bool) -> Object {
+    let status = if ready { "True" } else { "False" };
+    let text = format!(
+        r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "late-{n}", "namespace": "ns-1", "labels": {{"app": "app-1"}}}}, "spec": {{"nodeName": "node-1", "containers": [{{"name": "c"}}]}}, "status": {{"podIPs": [{{"ip": "10.128.1.{}"}}], "conditions": [{{"type": "Ready", "status": "{status}"}}]}}}}"#,
+        100 + n
+    );
+    Object::Pod(snapshot(&text).pods.remove(0))
+}
+
+#[test]
+fn after_any_changes_the_state_is_that_of_the_objects() {
+    let config = NodeConfig::offline("node-1");
+    let mut objects = snapshot(&clusters::json(&SMALL));
+    let mut compiler = Compiler::new(objects.clone(), "node-1", config.clone()).unwrap();
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut refused = 0;
+    for step in 0..400 {
+        let n = random.u32(..SMALL.services);
+        let namespace = format!("ns-{}", n % SMALL.namespaces);
+        let (change, gone) = match random.u8(..7) {
+            0 | 1 => (Some(slice(n, random.bool())), None),
+            2 | 3 => (Some(service(n, random.u32(1..60), random.bool())), None),
+            4 => (None, Some(("EndpointSlice", namespace, format!("svc-{n}-0")))),
+            5 => (None, Some(("Service", namespace, format!("svc-{n}")))),
+            _ => (Some(pod(random.u32(..4), random.bool())), None),
+        };
+        let before = objects.clone();
+        let followed = match (&change, &gone) {
+            (Some(object), _) => {
+                objects.apply(object.clone());
+                compiler.apply(object.clone())
+            }
+            (None, Some((kind, namespace, name))) => {
+                objects.remove(kind, namespace, name);
+                compiler.remove(kind, namespace, name)
+            }
+            (None, None) => continue,
+        };
+        match (followed, compile(&objects, "node-1", &config)) {
+            (Ok(state), Ok(expected)) => assert_eq!(**state, expected, "step {step}: {change:?} {gone:?}"),
+            (Err(got), Err(expected)) => {
+                assert_eq!(got, expected);
+                refused += 1;
+                objects = before;
+                assert_eq!(**compiler.state(), compile(&objects, "node-1", &config).unwrap(), "nothing half applied");
+            }
+            (got, expected) => panic!("step {step}: {got:?} is not {expected:?}"),
+        }
+    }
+    assert!(refused > 10, "two Services in one place were tried {refused} times");
+}
+
+#[test]
+fn one_changed_slice_leaves_all_other_services_as_they_are() {
+    let mut compiler = Compiler::new(snapshot(&clusters::json(&SMALL)), "node-1", NodeConfig::offline("node-1")).unwrap();
+    let before = compiler.state().clone();
+    let after = compiler.apply(slice(7, false)).unwrap();
+    let changed: Vec<&str> =
+        before.services.iter().zip(&after.services).filter(|(a, b)| !Arc::ptr_eq(a, b)).map(|(a, _)| &*a.name).collect();
+    assert_eq!(changed, ["svc-7"]);
+}
