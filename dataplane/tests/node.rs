@@ -163,6 +163,28 @@ fn a_ping_to_a_service_is_answered_where_the_operator_wants_it() {
 }
 
 #[test]
+fn a_ping_to_a_service_without_a_usable_endpoint_is_not_answered_e2_6() {
+    let mut state = cluster(0);
+    Arc::make_mut(&mut state.services[0]).cluster.clear();
+    let mut node = TestNode::with(&state, |r| r.config.services.answer_ping = true);
+    let client = node.pod("client");
+    let ping = node.craft(client, tuple(proto::ICMP, "10.244.1.6:9", "10.96.0.10:9")).frame();
+    node.drops(client, ping, DropReason::ServiceNotProxied);
+}
+
+#[test]
+fn a_cluster_ip_is_served_to_the_outside_where_the_operator_wants_it_and_masqueraded_e2_7() {
+    let mut node = TestNode::with(&cluster(0), |r| r.config.services.external_cluster_ip = true);
+    let web = node.pod("web");
+    let syn = node.craft(UPLINK, tuple(TCP, "198.51.100.7:4000", "10.96.0.10:80")).frame();
+    let out = headers(&node.passes(UPLINK, syn, web));
+    assert_eq!((out.tuple.src, out.tuple.dst, out.tuple.dport), (ip("10.0.0.10"), ip("10.244.1.5"), 8080));
+    let answer = Craft { tcp_flags: tcp::SYN | tcp::ACK, ..node.craft(web, out.tuple.inverse()) };
+    let back = headers(&node.passes(web, answer.frame(), UPLINK));
+    assert_eq!(back.tuple, tuple(TCP, "10.96.0.10:80", "198.51.100.7:4000"));
+}
+
+#[test]
 fn a_pod_that_reaches_itself_through_its_service_is_masqueraded() {
     let mut node = TestNode::new(&cluster(0));
     let web = node.pod("web");

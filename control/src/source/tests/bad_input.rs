@@ -194,12 +194,50 @@ fn two_services_cannot_share_address_and_port_or_a_node_port() {
 }
 
 #[test]
+fn a_health_check_port_cannot_be_another_services_node_port() {
+    let said = faults(
+        &(service("a", "10.96.0.1", "type: NodePort, ports: [{port: 80, nodePort: 3000}]")
+            + &service(
+                "b",
+                "10.96.0.2",
+                "type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 3000, ports: [{port: 80}]",
+            )),
+    );
+    assert_eq!(
+        said,
+        ["t.yaml:7:1: Service shop/b: spec.healthCheckNodePort: port 3000 is also a node port of Service shop/a (t.yaml:2:1)"]
+    );
+}
+
+#[test]
+fn a_slice_of_no_service_is_a_warning_with_its_place() {
+    let slice = |of: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s, namespace: shop, labels: {{kubernetes.io/service-name: {of}}}}}\naddressType: IPv4\nports: []\nendpoints: []\n"
+        )
+    };
+    let loaded = load(&(service("web", "10.96.0.1", "ports: [{port: 80}]") + &slice("wep")));
+    assert_eq!(
+        loaded.warnings,
+        ["t.yaml:7:1: EndpointSlice shop/s: metadata.labels: is a slice of Service wep, which is not in the snapshot"]
+    );
+    assert!(load(&(service("web", "10.96.0.1", "ports: [{port: 80}]") + &slice("web"))).warnings.is_empty());
+}
+
+#[test]
+fn an_unknown_protocol_of_a_slice_is_refused() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv4\nports: [{port: 80, protocol: QUIC}]\nendpoints: []\n";
+    let said = faults(slice);
+    assert_eq!(said, ["t.yaml:5:30: EndpointSlice default/s: ports[0].protocol: \"QUIC\" is not one of TCP, UDP, SCTP"]);
+}
+
+#[test]
 fn an_address_of_the_wrong_family_is_refused() {
     let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv4\nendpoints: [{addresses: ['fd00::1']}, {addresses: []}]\n";
     let said = faults(slice);
     assert_eq!(
         said[0],
-        "t.yaml:5:26: EndpointSlice default/s: endpoints[0].addresses[0]: fd00::1 is an IPv6 address in a slice of addressType IPv4"
+        "t.yaml:5:30: EndpointSlice default/s: endpoints[0].addresses[0]: fd00::1 is an IPv6 address in a slice of addressType IPv4"
     );
     assert_eq!(said[1], "t.yaml:5:51: EndpointSlice default/s: endpoints[1].addresses: is required: at least one address");
 }
@@ -300,7 +338,8 @@ fn wrong_types_are_faults_everywhere() {
 fn bombs_and_deep_nesting_are_one_clear_fault() {
     let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
     (1..20).for_each(|n| bomb.push_str(&format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","))));
-    for text in [bomb, "[".repeat(100_000), format!("{{\"a\":{}", "[".repeat(100_000))] {
+    let block: String = (0..3000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    for text in [bomb, "[".repeat(100_000), format!("{{\"a\":{}", "[".repeat(100_000)), "- ".repeat(100_000), block] {
         let said = faults(&text);
         assert_eq!(said.len(), 1, "{said:?}");
     }
@@ -338,6 +377,27 @@ fn a_compressed_file_of_200_mb_is_refused_by_its_size() {
     gz.finish().unwrap();
     let said = super::super::load(&[path]).unwrap_err().to_string();
     assert!(said.contains("is longer than 195 MB"), "{said}");
+}
+
+#[test]
+fn a_file_of_200_mb_is_refused_by_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("big.yaml");
+    std::fs::File::create(&path).unwrap().set_len(200 << 20).unwrap();
+    let said = super::super::load(&[path]).unwrap_err().to_string();
+    assert!(said.contains("is longer than 195 MB"), "{said}");
+}
+
+#[test]
+fn one_fault_in_one_file_keeps_all_files_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    put("a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: good}\nspec: {}\n");
+    put("b.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {hostNetwork: 3}\n");
+    put("c.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: Bad}\n");
+    let said = super::super::load(&[folder.path().to_owned()]).unwrap_err().to_string();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains("b.yaml:4:21: ") && lines[1].contains("c.yaml:3:18: "), "{said}");
 }
 
 /// Mostly valid objects with odd values in odd places.
