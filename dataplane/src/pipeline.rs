@@ -74,8 +74,8 @@ pub struct Local {
     pub random: fastrand::Rng,
     /// The last destination whose next hop is no known neighbour, for who can resolve it.
     pub unresolved: Option<Ip>,
-    /// How many ICMP errors it may still send.
-    limiter: Limiter,
+    /// How many ICMP errors it may still send to each port.
+    limiters: Vec<Limiter>,
     /// Up to when the connection table was swept, nanoseconds of the clock.
     swept: u64,
     /// Room for the batch between the stages.
@@ -93,7 +93,7 @@ impl Local {
             counters: Counters::default(),
             random,
             unresolved: None,
-            limiter: Limiter::default(),
+            limiters: Vec::new(),
             swept: 0,
             arrivals: vec![Arrival::BLANK; BATCH_MAX],
         }
@@ -145,7 +145,11 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
     for packet in &*batch {
         cx.arena.prefetch(&packet.frame);
     }
-    cx.local.counters.fit_ports(cx.tables.ports.count());
+    let ports = cx.tables.ports.count();
+    cx.local.counters.fit_ports(ports);
+    if cx.local.limiters.len() < ports {
+        cx.local.limiters.resize(ports, Limiter::default());
+    }
     let mut arrivals = std::mem::take(&mut cx.local.arrivals);
     if arrivals.len() < batch.len() {
         arrivals.resize(batch.len(), Arrival::BLANK);

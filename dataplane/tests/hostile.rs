@@ -139,3 +139,15 @@ fn what_comes_to_a_pod_uses_up_its_own_share() {
     node.passes(HOST, from_node, web);
     assert_eq!((node.conns.owned(out), node.conns.owned(u32::from(web.0))), (1, 1));
 }
+
+#[test]
+fn a_pod_that_provokes_errors_leaves_its_neighbours_theirs() {
+    let mut node = TestNode::new(&cluster(0));
+    let (client, web) = (node.pod("client"), node.pod("web"));
+    let expired = |node: &TestNode, port, from: &str| Craft { ttl: 1, ..node.craft(port, tuple(UDP, from, "10.244.2.7:33434")) }.frame();
+    let probe = expired(&node, client, "10.244.1.6:1");
+    let answers = (0..1000).filter(|_| node.one(client, probe.clone()).1.is_some()).count();
+    assert!((1..1000).contains(&answers), "{answers}");
+    let neighbours = expired(&node, web, "10.244.1.5:1");
+    node.passes(web, neighbours, web);
+}

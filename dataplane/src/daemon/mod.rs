@@ -39,8 +39,10 @@ use crate::worker::{Handle, Report, Setup};
 
 pub use server::Server;
 
-/// Most ports at a time: pods, the uplink and the host port.
-pub const PORTS_MAX: u16 = 512;
+/// Most ports at a time: pods (kubelet's own limit is 110), the uplink and the host port. A worker's 16,384 frames suffice for so
+/// many: the n-th port gets 4096/n, at most 512 and at least 64, and an idle one keeps it when n grows; that makes 15,957 for
+/// 120 ports. With more, idle pods would starve the uplink.
+pub const PORTS_MAX: u16 = 120;
 /// Frames that wait for packets at each port and queue, as far as there are enough for all ports.
 const WAITING: u32 = 512;
 /// Entries of the connection table that are looked at between two quiescent points.

@@ -62,7 +62,7 @@ pub(super) fn answer(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, re
     let headers = &inbound.headers;
     let answered = if reset {
         answer::tcp_reset(cx.arena, &mut packet.frame, headers)
-    } else if cx.local.limiter.take(cx.now) {
+    } else if cx.local.limiters.get_mut(usize::from(packet.in_port.0)).is_some_and(|limiter| limiter.take(cx.now)) {
         answer::icmp_error(cx.arena, &mut packet.frame, headers, error, from)
     } else {
         return Verdict::Drop(DropReason::RateLimited);
@@ -92,7 +92,8 @@ pub(super) fn return_to_sender(
     }
 }
 
-/// ICMP errors per second and worker, as Linux limits them (`net.ipv4.icmp_msgs_per_sec`); RFC 1812 §4.3.2.8, RFC 4443 §2.4(f).
+/// ICMP errors per second, worker and port, at the rate of Linux (`net.ipv4.icmp_msgs_per_sec`); RFC 1812 §4.3.2.8, RFC 4443
+/// §2.4(f). A limit for all ports would let one pod take from the others what tells them the MTU of their paths.
 const ERRORS_PER_SEC: u64 = 1000;
 /// ICMP errors at once after a pause.
 const ERRORS_BURST: u64 = 200;
