@@ -237,7 +237,7 @@ fn an_address_of_the_wrong_family_is_refused() {
     let said = faults(slice);
     assert_eq!(
         said[0],
-        "t.yaml:5:30: EndpointSlice default/s: endpoints[0].addresses[0]: fd00::1 is an IPv6 address in a slice of addressType IPv4"
+        "t.yaml:5:26: EndpointSlice default/s: endpoints[0].addresses[0]: fd00::1 is an IPv6 address in a slice of addressType IPv4"
     );
     assert_eq!(said[1], "t.yaml:5:51: EndpointSlice default/s: endpoints[1].addresses: is required: at least one address");
 }
