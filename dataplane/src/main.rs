@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
 use weir_dataplane::config;
-use weir_dataplane::daemon::{Daemon, Server};
+use weir_dataplane::daemon::{Daemon, End, Server, take_over};
 
 /// Moves a Kubernetes node's packets in user space.
 #[derive(Parser)]
@@ -21,6 +21,9 @@ struct Args {
     /// What this node is (kind: NodeConfig)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// End the daemon that listens at the configured socket first. Its connections are not taken along
+    #[arg(long)]
+    takeover: bool,
     /// Form of the log on stderr; its level is set by RUST_LOG
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -61,35 +64,48 @@ fn run(args: &Args) -> anyhow::Result<()> {
     // The socket and its folder are ours alone from the first moment.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
 
+    let (ends, ended) = crossbeam::channel::unbounded();
+    // A daemon with a thread less would only seem to live: without it pods are cut off, which is safe and seen.
+    let (its_ends, hook) = (ends.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        hook(panic);
+        let _ = its_ends.send(End::Failed(format!("a thread panicked: {panic}")));
+    }));
+    let its_ends = ends.clone();
+    std::thread::Builder::new().name("signals".into()).spawn(move || match signals.wait() {
+        Ok(signal) => drop(its_ends.send(End::Signal(signal))),
+        Err(error) => drop(its_ends.send(End::Failed(format!("cannot wait for signals: {error}")))),
+    })?;
+
+    if args.takeover {
+        take_over(&config.socket)?;
+    }
     // The socket first: a second daemon of this node finds the first one there and touches nothing.
-    let server = Server::bind(&config.socket)?;
-    let daemon = Arc::new(Daemon::start(config)?);
+    let server = Arc::new(Server::bind(&config.socket)?);
+    let daemon = Arc::new(Daemon::start(config, ends.clone())?);
     daemon.serve_metrics();
     let follower = std::thread::Builder::new().name("follow".into()).spawn({
         let daemon = daemon.clone();
         move || {
-            let ended = daemon.follow();
-            if ended.is_err() {
-                // The thread that waits for signals takes everything down.
-                let _ = kill(nix::unistd::getpid(), Signal::SIGTERM);
+            if let Err(error) = daemon.follow() {
+                let _ = ends.send(End::Failed(format!("cannot follow the node's network: {error:#}")));
             }
-            ended
         }
     })?;
     std::thread::Builder::new().name("server".into()).spawn({
-        let daemon = Arc::downgrade(&daemon);
+        let (server, daemon) = (server.clone(), Arc::downgrade(&daemon));
         move || server.serve(&daemon)
     })?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("ready");
 
-    let signal = signals.wait()?;
-    tracing::info!(%signal, "ending");
+    let end = ended.recv()?;
+    tracing::info!(?end, "ending");
     notify(&[sd_notify::NotifyState::Stopping]);
     daemon.stop();
-    let followed = follower.join().unwrap_or_else(|_| Err(anyhow::anyhow!("following the node's network failed")));
-    let _ = std::fs::remove_file(daemon.socket());
-    // Conversations hold the daemon only while they answer.
+    // If it panicked, that is why we are here.
+    let _ = follower.join();
+    // Conversations hold the daemon only while they work for an answer.
     let mut daemon = daemon;
     loop {
         match Arc::try_unwrap(daemon) {
@@ -100,7 +116,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
-    followed
+    // Last: whoever finds no socket finds nothing else of this daemon either.
+    server.remove();
+    match end {
+        End::Signal(_) | End::Asked => Ok(()),
+        End::Failed(why) => anyhow::bail!("{why}\n  pods are cut off until the daemon is started again"),
+    }
 }
 
 /// Tells systemd, where it is there.

@@ -178,6 +178,11 @@ impl Handle {
         let _ = self.await_answer(&answered);
     }
 
+    /// Tells whether [`unresolved`](Self::unresolved) has something.
+    pub fn has_unresolved(&self) -> bool {
+        !self.mailbox.unresolved.is_empty()
+    }
+
     /// Takes a destination that could not be reached for want of a neighbour.
     pub fn unresolved(&self) -> Option<IpAddr> {
         self.mailbox.unresolved.pop().map(Ip::to_std)
@@ -387,6 +392,10 @@ impl Worker {
         (report.rx, report.tx, report.batches) = (self.rx, self.tx, self.batches);
         let ports = self.io.ports_mut();
         report.frames = ports.frames();
+        // The worker holds no frame and counts none between two batches.
+        if report.frames.lost() > 0 || !report.counters.balanced() || report.counters.received != report.rx {
+            tracing::error!(frames = ?report.frames, rx = report.rx, received = report.counters.received, "the sums do not meet");
+        }
         for index in ports.indices().to_vec() {
             if let Ok(one) = ports.statistics(index) {
                 report.kernel.rx_ring_full += one.rx_ring_full;

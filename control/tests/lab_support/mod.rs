@@ -71,7 +71,8 @@ impl Lab {
         assert!(output.status.success(), "lab up: {}", text(&output));
     }
 
-    fn with_servers(mut self, places: &[(&str, &str)]) -> Self {
+    /// Starts HTTP servers: place, and the name that its files and its log get.
+    pub(crate) fn with_servers(mut self, places: &[(&str, &str)]) -> Self {
         let mut big = vec![0; BIG_BYTES];
         fastrand::Rng::with_seed(1).fill(&mut big);
         for (place, name) in places {
@@ -138,17 +139,88 @@ impl Lab {
         Path::new("/run/weir").join(&self.name)
     }
 
+    /// A folder for what a test needs; removed with the lab.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The daemon's binary.
+    pub(crate) fn daemon_binary() -> PathBuf {
+        Path::new(env!("CARGO_BIN_EXE_weir")).with_file_name("weir-dataplane")
+    }
+
+    /// The daemon's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.run_dir().join("dataplane.sock")
+    }
+
+    /// The daemon's process number, as the lab has recorded it.
+    pub(crate) fn daemon_pid(&self) -> String {
+        let record = fs::read_to_string(self.run_dir().join("dataplane.pid")).unwrap();
+        record.split_whitespace().next().unwrap().to_owned()
+    }
+
+    /// Sends the lab's daemon a signal (as `kill` names it) and waits until it is wholly gone. Gives how long that took.
+    pub(crate) fn end_daemon(&self, signal: &str) -> Duration {
+        let pid = self.daemon_pid();
+        let start = Instant::now();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        // Its first thread looks dead while others still close sockets.
+        let gone = || {
+            let state = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+            threads <= 1 && !state.lines().any(|line| line.starts_with("State:") && !line.contains('Z') && !line.contains('X'))
+        };
+        while !gone() {
+            assert!(start.elapsed() < Duration::from_secs(10), "the daemon does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        start.elapsed()
+    }
+
     /// `weir status -o json`.
     pub(crate) fn status(&self) -> Value {
-        let output = weir().args(["status", "-o", "json", "--socket"]).arg(self.run_dir().join("dataplane.sock")).output().unwrap();
-        assert!(output.status.success(), "status: {}", text(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
+        status_at(&self.socket())
+    }
+
+    /// `weir apply --wait` of these files.
+    pub(crate) fn weir_apply(&self, snapshot: &[&Path]) -> Output {
+        let mut command = weir();
+        command.args(["apply", "--wait", "--node", "node-a", "--socket"]).arg(self.socket());
+        for path in snapshot {
+            command.arg("-f").arg(path);
+        }
+        command.output().unwrap()
+    }
+
+    /// Asserts that every packet and every frame is accounted for, and that no error was logged. Gives the status.
+    pub(crate) fn assert_sums_meet(&self) -> Value {
+        let status = self.status();
+        assert_sums(&status);
+        let log = fs::read_to_string(self.run_dir().join("dataplane.log")).unwrap();
+        assert!(!log.contains("ERROR"), "{log}");
+        status
     }
 
     /// Packets dropped for a reason so far.
     pub(crate) fn drops(&self, reason: &str) -> u64 {
         self.status()["drops"][reason].as_u64().unwrap_or(0)
     }
+}
+
+/// `weir status -o json` of the daemon at a socket.
+pub(crate) fn status_at(socket: &Path) -> Value {
+    let output = weir().args(["status", "-o", "json", "--socket"]).arg(socket).output().unwrap();
+    assert!(output.status.success(), "status: {}", text(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Asserts the sums of a status.
+pub(crate) fn assert_sums(status: &Value) {
+    let sum = |part: &str, names: &[&str]| names.iter().map(|name| status[part][name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(sum("packets", &["received"]), sum("packets", &["forward", "host", "reply", "drop"]), "{status}");
+    assert_eq!(sum("frames", &["total"]), sum("frames", &["free", "fill", "rx", "tx", "completion"]), "{status}");
+    assert_eq!(sum("frames", &["lost"]) + sum("kernel", &["invalid_descriptors"]), 0, "{status}");
 }
 
 /// Runs a command that must succeed.
@@ -164,6 +236,7 @@ pub(crate) fn digest_of(lab: &Lab, from: &str, url: &str) -> String {
     lab.exec(from, &["sh", "-c", &script]).unwrap().split_whitespace().next().unwrap().to_owned()
 }
 
-fn text(output: &Output) -> String {
+/// Both outputs of a command.
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

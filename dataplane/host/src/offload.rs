@@ -38,6 +38,7 @@ const ETHTOOL_FLAG_OMIT_REPLY: u32 = 2;
 const ETHTOOL_A_BITSET_BITS: u16 = 3;
 const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
+const ETHTOOL_A_BITSET_BIT_VALUE: u16 = 3;
 const NESTED: u16 = 0x8000;
 
 /// Switches off every feature of an interface that [`postpones_work`], in the calling thread's namespace.
@@ -45,12 +46,25 @@ const NESTED: u16 = 0x8000;
 /// # Errors
 /// [`Error::Refused`].
 pub fn switch_off(name: &str) -> Result<()> {
-    let action = || format!("switch off the offloads of {name}");
+    let active = active_features(name)?;
+    let unwanted: Vec<&str> = active.iter().map(String::as_str).filter(|feature| postpones_work(feature)).collect();
+    switch(name, &unwanted, false)
+}
+
+/// Switches features of an interface on or off, in the calling thread's namespace. What the device cannot change stays.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub fn switch(name: &str, features: &[&str], on: bool) -> Result<()> {
+    let action = || format!("switch offloads of {name} {}", if on { "on" } else { "off" });
     let mut bits = Vec::new();
-    for feature in active_features(name)?.iter().filter(|feature| postpones_work(feature)) {
+    for feature in features {
         // A bit that is listed without a value is one to clear.
         let mut bit = Vec::new();
         put_attribute(&mut bit, ETHTOOL_A_BITSET_BIT_NAME, &zero_terminated(feature));
+        if on {
+            put_attribute(&mut bit, ETHTOOL_A_BITSET_BIT_VALUE, &[]);
+        }
         put_attribute(&mut bits, ETHTOOL_A_BITSET_BITS_BIT | NESTED, &bit);
     }
     let mut bitset = Vec::new();

@@ -52,6 +52,8 @@ pub enum Request {
         /// `namespace/name`.
         pod: String,
     },
+    /// End, as by SIGTERM. Answered by [`Response::Done`]; the connection is closed when nothing of the daemon is left.
+    Stop,
 }
 
 /// What the daemon answers.
@@ -126,6 +128,8 @@ pub struct Status {
     pub connections: ConnectionCounts,
     /// The frames of all workers' memory.
     pub frames: FrameCounts,
+    /// What was lost in front of the workers.
+    pub kernel: KernelCounts,
 }
 
 /// One worker.
@@ -193,8 +197,28 @@ pub struct FrameCounts {
     pub total: u64,
     /// Neither in a ring nor in work.
     pub free: u64,
-    /// Not accounted for; always 0.
+    /// With the kernel, for packets to come.
+    pub fill: u64,
+    /// Received and not yet fetched.
+    pub rx: u64,
+    /// With the kernel, to be sent.
+    pub tx: u64,
+    /// Sent and not yet taken back.
+    pub completion: u64,
+    /// Not accounted for; always 0: total = free + fill + rx + tx + completion.
     pub lost: u64,
+}
+
+/// What the kernel could not hand over at the ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KernelCounts {
+    /// Packets for which the receive ring had no room.
+    pub rx_ring_full: u64,
+    /// Packets for which no frame waited, or that were too long.
+    pub rx_dropped: u64,
+    /// Descriptors that the kernel refused; always 0.
+    pub invalid_descriptors: u64,
 }
 
 /// One tracked connection.

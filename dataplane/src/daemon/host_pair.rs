@@ -34,10 +34,14 @@ impl HostPair {
         let port_end = format!("{node_end}p");
         let net = Net::open()?;
         if let Some(old) = net.find_link(node_end)? {
-            let ours = old.kind.as_deref() == Some("veth") && net.find_link(&port_end)?.is_some();
+            let other = net.find_link(&port_end)?;
             anyhow::ensure!(
-                ours,
+                old.kind.as_deref() == Some("veth") && other.is_some(),
                 "cannot make {node_end}: there is an interface of that name that is not ours\n  try: another host.interface in node.yaml"
+            );
+            anyhow::ensure!(
+                other.and_then(|link| link.xdp_program).is_none(),
+                "cannot make {node_end}: another weir-dataplane, with another socket, has it\n  try: stop that one, or another host.interface in node.yaml"
             );
             net.delete_link(node_end)?;
         }

@@ -77,7 +77,7 @@ mod tests {
             packets: PacketCounts { received: 10, forward: 4, host: 3, reply: 2, drop: 1 },
             drops: [("POLICY_DENIED".into(), 1)].into(),
             connections: ConnectionCounts { used: 7, max: 100 },
-            frames: FrameCounts { total: 64, free: 60, lost: 0 },
+            frames: FrameCounts { total: 64, free: 60, ..FrameCounts::default() },
             workers: vec![WorkerStatus { core: 2, rx: 10, tx: 9, batches: 5, generation: 3 }],
             ..Status::default()
         };

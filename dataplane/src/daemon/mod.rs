@@ -19,7 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use weir_host::{Monitor, Net, Picture};
+use crossbeam::channel::Sender;
+use weir_host::{Monitor, Net, Picture, offload};
 use weir_xsk::{AttachMode, PortConfig, PortRole, Redirect, UmemConfig, UplinkFilter};
 
 use self::host_pair::HostPair;
@@ -37,7 +38,7 @@ use crate::tables::Tables;
 use crate::verdict::DropReason;
 use crate::worker::{Handle, Report, Setup};
 
-pub use server::Server;
+pub use server::{Server, take_over};
 
 /// Most ports at a time: pods (kubelet's own limit is 110), the uplink and the host port. A worker's 16,384 frames suffice for so
 /// many: the n-th port gets 4096/n, at most 512 and at least 64, and an idle one keeps it when n grows; that makes 15,957 for
@@ -49,10 +50,26 @@ const WAITING: u32 = 512;
 const SWEEP: u32 = 4096;
 /// No pod's flows, its own and those to it, may fill more than this part of the connection table.
 const POD_SHARE: u32 = 4;
-/// How often next hops are confirmed and vanished interfaces noticed, without any event.
+/// How often workers are asked for destinations without a next hop.
 const TICK: Duration = Duration::from_millis(200);
+/// How often the node's network is looked at without any event: next hops are confirmed then. Less than the kernel's own
+/// time until a neighbour is stale (15 s and more), and rare enough to cost nothing.
+const LOOK: Duration = Duration::from_secs(3);
+/// The offload by which an interface hands VLAN tags over beside the packet, as the kernel spells it.
+const VLAN_STRIPPING: &str = "rx-vlan-hw-parse";
 /// How long tables may take to be in force on every worker before the daemon says so in its log.
 const IN_FORCE: Duration = Duration::from_secs(5);
+
+/// Why a daemon ends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// By a signal.
+    Signal(nix::sys::signal::Signal),
+    /// Another daemon asked for it.
+    Asked,
+    /// It cannot go on.
+    Failed(String),
+}
 
 /// The running dataplane of one node.
 pub struct Daemon {
@@ -61,6 +78,7 @@ pub struct Daemon {
     workers: Vec<Handle>,
     connections: Arc<ConnTable>,
     stopping: AtomicBool,
+    ends: Sender<End>,
     inner: Mutex<Inner>,
 }
 
@@ -82,15 +100,25 @@ struct Inner {
     host: HostPair,
     http: Http,
     /// How each port is attached, beside `tables.runtime.ports`.
-    modes: BTreeMap<u16, &'static str>,
+    attached: BTreeMap<u16, Attached>,
+    /// The uplink took VLAN tags off and shall again when the daemon ends.
+    vlan_stripping: bool,
+}
+
+/// What of an attached port is nobody's business but the daemon's.
+struct Attached {
+    /// The interface's number: one that was made anew under the same name is another one.
+    index: u32,
+    /// `copy` or `skb`.
+    mode: &'static str,
 }
 
 impl Daemon {
-    /// Attaches everything that `config` names and starts the workers.
+    /// Attaches everything that `config` names and starts the workers. Should it not be able to go on, it says so by `ends`.
     ///
     /// # Errors
     /// The first thing that is not as the configuration says; everything already made is taken back.
-    pub fn start(config: NodeConfig) -> anyhow::Result<Self> {
+    pub fn start(config: NodeConfig, ends: Sender<End>) -> anyhow::Result<Self> {
         let net = Net::open()?;
         let uplink = config.uplink.as_ref().context("node.yaml: uplink: missing: which interface leads to the other nodes?")?;
         let link = net
@@ -124,7 +152,7 @@ impl Daemon {
         let epoch = Instant::now();
         let mut workers = Vec::new();
         for core in cores {
-            workers.push(Handle::start(Setup {
+            let setup = Setup {
                 core,
                 idle: config.workers.idle,
                 umem: UmemConfig::default(),
@@ -134,7 +162,8 @@ impl Daemon {
                 fragments: config.tables.fragments,
                 seed: u64::from_ne_bytes(entropy()?),
                 epoch,
-            })?);
+            };
+            workers.push(Handle::start(setup)?);
         }
         let mut sweeper = connections.worker().context("the connection table has no room for the daemon")?;
         connections.park(&mut sweeper);
@@ -150,9 +179,11 @@ impl Daemon {
             redirect,
             host,
             http: Http::start()?,
-            modes: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            vlan_stripping: false,
         };
-        let daemon = Self { config, started: epoch, workers, connections, stopping: AtomicBool::new(false), inner: Mutex::new(inner) };
+        let daemon =
+            Self { config, started: epoch, workers, connections, stopping: AtomicBool::new(false), ends, inner: Mutex::new(inner) };
         daemon.attach_first()?;
         Ok(daemon)
     }
@@ -160,22 +191,27 @@ impl Daemon {
     /// Attaches the uplink, the host port and the pods of the configuration, in this order.
     fn attach_first(&self) -> anyhow::Result<()> {
         let mut inner = self.lock();
-        if let Some(uplink) = &self.config.uplink {
-            let mode = match uplink.mode {
-                XdpMode::Auto => AttachMode::Auto,
-                XdpMode::Zerocopy => AttachMode::ZeroCopy,
-                XdpMode::Copy => AttachMode::Copy,
-                XdpMode::Skb => AttachMode::Skb,
-            };
-            let mac = inner.net.link(&uplink.interface)?.mac.map(MacAddr);
-            self.open_port(&mut inner, PortKind::Uplink, &uplink.interface, mac, mode)?;
-        }
+        self.open_uplink(&mut inner)?;
         let (host, mac) = (inner.host.port_end.clone(), inner.host.mac);
         self.open_port(&mut inner, PortKind::Host, &host, Some(mac), AttachMode::Auto)?;
         for port in &self.config.pods {
             self.open_pod(&mut inner, port)?;
         }
         self.look(&mut inner)
+    }
+
+    fn open_uplink(&self, inner: &mut Inner) -> anyhow::Result<()> {
+        let Some(uplink) = &self.config.uplink else { return Ok(()) };
+        let mode = match uplink.mode {
+            XdpMode::Auto => AttachMode::Auto,
+            XdpMode::Zerocopy => AttachMode::ZeroCopy,
+            XdpMode::Copy => AttachMode::Copy,
+            XdpMode::Skb => AttachMode::Skb,
+        };
+        let mac = inner.net.link(&uplink.interface)?.mac.map(MacAddr);
+        self.open_port(inner, PortKind::Uplink, &uplink.interface, mac, mode)?;
+        inner.vlan_stripping = stop_vlan_stripping(&uplink.interface);
+        Ok(())
     }
 
     /// Takes up a pod's port.
@@ -205,7 +241,8 @@ impl Daemon {
     fn open_pod(&self, inner: &mut Inner, port: &PodPort) -> anyhow::Result<()> {
         let (namespace, name) = pod_name(&port.pod)?;
         if let Some(open) = inner.runtime.pod(namespace, name) {
-            if inner.runtime.ports[usize::from(open.0)].name == port.interface {
+            let index = inner.attached.get(&open.0).map(|attached| attached.index);
+            if inner.runtime.ports[usize::from(open.0)].name == port.interface && index == Some(inner.net.link(&port.interface)?.index) {
                 return Ok(());
             }
             // The pod was made anew behind another interface.
@@ -238,7 +275,7 @@ impl Daemon {
             }
         };
         tracing::info!(interface, ?kind, mode = attached.name(), "port attached");
-        inner.modes.insert(port.0, attached.name());
+        inner.attached.insert(port.0, Attached { index: link.index, mode: attached.name() });
         let new = Port {
             kind,
             name: interface.into(),
@@ -264,7 +301,7 @@ impl Daemon {
     fn close_port(&self, inner: &mut Inner, port: PortId) {
         let old = std::mem::replace(&mut inner.runtime.ports[usize::from(port.0)], Port::vacant());
         inner.redirect.detach(port.0);
-        inner.modes.remove(&port.0);
+        inner.attached.remove(&port.0);
         // First nobody sends there any more, then it goes.
         self.put_in_force(inner, None);
         self.workers.iter().for_each(|worker| worker.detach(port));
@@ -370,7 +407,7 @@ impl Daemon {
             if self.workers.iter().all(|worker| worker.in_force() >= generation) {
                 return true;
             }
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline || self.workers.iter().any(Handle::has_ended) {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -381,11 +418,23 @@ impl Daemon {
     /// whose interface is gone.
     fn look(&self, inner: &mut Inner) -> anyhow::Result<()> {
         let picture = inner.net.picture()?;
-        let gone = |port: &Port| port.kind != PortKind::Vacant && !picture.links.iter().any(|link| link.name == port.name);
-        let ports = inner.runtime.ports.iter().enumerate();
-        let lost: Vec<PortId> = ports.filter(|(_, port)| gone(port)).map(|(id, _)| PortId(id as u16)).collect();
+        let gone = |attached: &Attached| !picture.links.iter().any(|link| link.index == attached.index);
+        let lost: Vec<PortId> = inner.attached.iter().filter(|(_, at)| gone(at)).map(|(id, _)| PortId(*id)).collect();
         for port in lost {
+            let old = &inner.runtime.ports[usize::from(port.0)];
+            match old.kind {
+                PortKind::Host => {
+                    tracing::error!(interface = old.name, "the host pair is gone: the node reaches no pods until the daemon is restarted")
+                }
+                _ => tracing::warn!(interface = old.name, "the interface is gone"),
+            }
             self.close_port(inner, port);
+        }
+        if let Some(uplink) = &self.config.uplink
+            && inner.runtime.uplink().is_none()
+            && picture.links.iter().any(|link| link.name == uplink.interface)
+        {
+            self.open_uplink(inner)?;
         }
         let uplink = self.config.uplink.as_ref().map(|uplink| uplink.interface.as_str());
         let underlay = underlay::read(&picture, uplink);
@@ -441,18 +490,28 @@ impl Daemon {
     /// is not half served.
     pub fn follow(&self) -> anyhow::Result<()> {
         let monitor = Monitor::open()?;
+        let mut looked = Instant::now();
         while !self.stopping.load(Ordering::Relaxed) {
-            monitor.wait(TICK)?;
+            let changed = monitor.wait(TICK)?;
             if let Some(worker) = self.workers.iter().find(|worker| worker.has_ended()) {
                 anyhow::bail!("the worker on core {} has ended", worker.core);
             }
             let mut inner = self.lock();
             self.reclaim(&mut inner);
+            if !changed && looked.elapsed() < LOOK && !self.workers.iter().any(Handle::has_unresolved) {
+                continue;
+            }
+            looked = Instant::now();
             if let Err(error) = self.look(&mut inner) {
-                tracing::error!(%error, "cannot follow the node's network");
+                tracing::error!(error = format!("{error:#}"), "cannot follow the node's network");
             }
         }
         Ok(())
+    }
+
+    /// Asks whoever started the daemon to end it.
+    fn end(&self, why: End) {
+        let _ = self.ends.send(why);
     }
 
     /// Ends [`follow`](Self::follow) at its next turn.
@@ -463,6 +522,11 @@ impl Daemon {
     /// Takes everything down: workers, sockets, programs, the host pair with its routes.
     pub fn shut_down(self) {
         let inner = self.inner.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(uplink) = self.config.uplink.as_ref().filter(|_| inner.vlan_stripping)
+            && let Err(error) = offload::switch(&uplink.interface, &[VLAN_STRIPPING], true)
+        {
+            tracing::warn!(%error, "the uplink stays without VLAN offload");
+        }
         // The programs go first: what still arrives then meets a guarded interface, not a half-closed worker.
         drop(inner);
         self.workers.into_iter().for_each(Handle::stop);
@@ -484,9 +548,7 @@ impl Daemon {
             let (rx, tx, batches) = (report.rx, report.tx, report.batches);
             status.workers.push(WorkerStatus { core: worker.core as u16, rx, tx, batches, generation: worker.in_force() });
             add_counters(&mut status, &report.counters);
-            status.frames.total += u64::from(report.frames.total);
-            status.frames.free += u64::from(report.frames.free);
-            status.frames.lost += u64::from(report.frames.lost());
+            add_frames(&mut status, report);
         }
         for (id, port) in inner.runtime.ports.iter().enumerate() {
             let (kind, pod) = match &port.kind {
@@ -495,7 +557,7 @@ impl Daemon {
                 PortKind::Pod { namespace, name } => ("pod", Some(format!("{namespace}/{name}"))),
                 PortKind::Vacant => continue,
             };
-            let mode = inner.modes.get(&(id as u16)).copied().unwrap_or_default();
+            let mode = inner.attached.get(&(id as u16)).map(|attached| attached.mode).unwrap_or_default();
             status.ports.push(PortStatus { name: port.name.clone(), kind: kind.into(), mode: mode.into(), pod });
         }
         status
@@ -533,6 +595,41 @@ fn entropy<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;
     Ok(bytes)
+}
+
+/// Has the uplink leave VLAN tags in their packets: one beside its packet is invisible to the redirect program, which would
+/// take the packet for one of ours. Tells whether that is to be taken back.
+fn stop_vlan_stripping(uplink: &str) -> bool {
+    let stop = || {
+        let strips = offload::active_features(uplink)?.contains(VLAN_STRIPPING);
+        if strips {
+            offload::switch(uplink, &[VLAN_STRIPPING], false)?;
+        }
+        weir_host::Result::Ok(strips)
+    };
+    stop().unwrap_or_else(|error: weir_host::Error| {
+        tracing::warn!(%error, "the uplink may take VLAN tags off; what comes tagged is then taken for untagged");
+        false
+    })
+}
+
+/// Adds where one worker's frames are, and what the kernel lost in front of it.
+fn add_frames(status: &mut Status, report: &Report) {
+    let (sum, frames) = (&mut status.frames, &report.frames);
+    for (sum, count) in [
+        (&mut sum.total, frames.total),
+        (&mut sum.free, frames.free),
+        (&mut sum.fill, frames.fill),
+        (&mut sum.rx, frames.rx),
+        (&mut sum.tx, frames.tx),
+        (&mut sum.completion, frames.completion),
+        (&mut sum.lost, frames.lost()),
+    ] {
+        *sum += u64::from(count);
+    }
+    status.kernel.rx_ring_full += report.kernel.rx_ring_full;
+    status.kernel.rx_dropped += report.kernel.rx_dropped;
+    status.kernel.invalid_descriptors += report.kernel.invalid_descriptors;
 }
 
 /// Adds one worker's counters.

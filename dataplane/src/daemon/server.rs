@@ -1,7 +1,7 @@
 //! The socket that control talks to: accepts, reads requests, answers. The messages are `admin::protocol`'s.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Weak;
@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::Daemon;
+use super::{Daemon, End};
 use crate::admin::protocol::{CONNECTIONS_PER_MESSAGE, Connection, ConnectionSide, Request, Response, receive, send};
 use crate::conntrack::{ConnTable, FlowCounts, FlowRecord, FlowView, Ticks};
+
+/// How long a daemon may take to end for another one.
+const TAKEOVER_MAX: Duration = Duration::from_secs(10);
 
 /// The listening socket; its file goes when dropped.
 pub struct Server {
@@ -25,21 +28,35 @@ impl Server {
     /// # Errors
     /// Where another daemon listens there, or the file cannot be made.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
-        let what = || format!("cannot listen at {}", path.display());
+        let refused = |error: io::Error| {
+            let folder = path.parent().unwrap_or(path).display();
+            anyhow::anyhow!(
+                "cannot listen at {}: {error}\n  try: run it as root, or another socket in node.yaml: {folder} must be ours to write",
+                path.display()
+            )
+        };
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(what)?;
+            std::fs::create_dir_all(folder).map_err(refused)?;
         }
         match UnixStream::connect(path) {
             Ok(_) => anyhow::bail!(
-                "cannot listen at {}: another weir-dataplane does\n  try: stop it first, or another socket in node.yaml",
+                "cannot listen at {}: another weir-dataplane does\n  try: --takeover, or stop it first, or another socket in node.yaml",
                 path.display()
             ),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).with_context(what)?,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                let ours = std::fs::symlink_metadata(path).map_err(refused)?.file_type().is_socket();
+                anyhow::ensure!(
+                    ours,
+                    "cannot listen at {}: there is a file that is no socket\n  try: another socket in node.yaml",
+                    path.display()
+                );
+                std::fs::remove_file(path).map_err(refused)?;
+            }
             Err(_) => {}
         }
         // Nobody else may connect, not even between bind and chmod: the mask is the process's, set once by main.
-        let listener = UnixListener::bind(path).with_context(what)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(what)?;
+        let listener = UnixListener::bind(path).map_err(refused)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(refused)?;
         Ok(Self { listener, path: path.into() })
     }
 
@@ -68,18 +85,43 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+/// Asks the daemon that listens at `path` to end, and waits until it has. Fine where nobody listens.
+///
+/// # Errors
+/// Where it does not answer or does not end in time.
+pub fn take_over(path: &Path) -> anyhow::Result<()> {
+    let Ok(mut stream) = UnixStream::connect(path) else { return Ok(()) };
+    tracing::info!(socket = %path.display(), "asking the daemon there to end");
+    stream.set_read_timeout(Some(TAKEOVER_MAX))?;
+    let mut ask = || {
+        send(&mut stream, &Request::Stop)?;
+        // The answer, then the end of the stream when the process is gone.
+        while receive::<Response>(&mut stream)?.is_some() {}
+        io::Result::Ok(())
+    };
+    ask().with_context(|| format!("the daemon at {} does not make room\n  try: stop it by hand", path.display()))
+}
+
+impl Server {
+    /// Removes the socket's file, so that nobody comes any more.
+    pub fn remove(&self) {
+        // Not there is as good.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Answers the requests of one connection until it ends, or the daemon does.
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Answers the requests of one connection until it ends, or the daemon does. Holds the daemon only while it works for an
+/// answer: a client that does not read keeps nobody from ending.
 fn converse(mut stream: UnixStream, daemon: &Weak<Daemon>) -> io::Result<()> {
     while let Some(request) = receive::<Request>(&mut stream)? {
         let Some(daemon) = daemon.upgrade() else { return Ok(()) };
-        // Not held while a message is sent: a client that does not read must not keep the daemon from ending.
-        if let Request::Connections = request {
+        if request == Request::Connections {
             let (table, now) = (daemon.connections.clone(), daemon.now());
             drop(daemon);
             connections(&mut stream, &table, now)?;
@@ -112,6 +154,10 @@ fn answer(daemon: &Daemon, request: Request) -> Response {
         }
         Request::AttachPod { port } => done(daemon.attach_pod(&port)),
         Request::DetachPod { pod } => done(daemon.detach_pod(&pod)),
+        Request::Stop => {
+            daemon.end(End::Asked);
+            Response::Done
+        }
         // Answered in several messages by the caller.
         Request::Connections => Response::Connections { connections: Vec::new(), last: true },
     }
