@@ -5,6 +5,8 @@
 pub mod cli;
 pub mod compile;
 pub mod conformance;
+pub mod diff;
 pub mod lab;
+pub mod matrix;
 pub mod sim;
 pub mod source;

@@ -224,3 +224,26 @@ fn every_shared_capture_is_replayed_to_a_verdict_for_each_packet_and_twice_alike
         assert_eq!(counted, packets, "{}", capture.display());
     }
 }
+
+#[test]
+fn diff_exits_0_for_the_same_1_for_different_2_where_it_cannot_tell() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = weir_fixtures::root().join("scenarios/denied-by-policy/snapshot.yaml");
+    let new = folder.path().join("new.yaml");
+    fs::write(&new, fs::read_to_string(&old).unwrap().replace("matchLabels: {app: gateway}", "matchLabels: {app: frontend}")).unwrap();
+    let (old, new) = (old.to_str().unwrap(), new.to_str().unwrap());
+    let same = weir(&["diff", old, old]);
+    assert_eq!((same.status.code(), stdout(&same).as_str()), (Some(0), ""));
+    let different = weir(&["diff", old, new]);
+    assert_eq!(different.status.code(), Some(1), "{}", stderr(&different));
+    for line in ["shop/frontend -> shop/web-0: tcp 8080", "shop/gateway -> svc/shop/web: tcp 80", "  - drop POLICY_DENIED", "  + forward"] {
+        assert!(stdout(&different).contains(line), "no {line:?} in\n{}", stdout(&different));
+    }
+    let json = weir(&["diff", old, new, "-o", "json"]);
+    assert!(stdout(&json).starts_with("{\n  \"same\": false"), "{}", stdout(&json));
+    let capture = weir_fixtures::root().join("scenarios/denied-by-policy/in.pcap");
+    let replayed = weir(&["diff", old, new, "--node", "node-a", "--pcap", capture.to_str().unwrap()]);
+    assert_eq!(replayed.status.code(), Some(1), "{}", stderr(&replayed));
+    assert!(stdout(&replayed).contains("packets would end otherwise"), "{}", stdout(&replayed));
+    assert_eq!(weir(&["diff", old, "/nowhere.yaml"]).status.code(), Some(2));
+}

@@ -26,18 +26,23 @@ pub(super) struct SnapshotArgs {
 impl SnapshotArgs {
     /// Loads the snapshot. Warnings go to stderr; all faults become one refusal.
     pub(super) fn load(&self) -> anyhow::Result<Snapshot> {
-        for path in self.paths.iter().filter(|path| path.as_os_str() != "-") {
-            std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-        }
-        let snapshot = source::load(&self.paths).map_err(|faults| {
-            let count = faults.0.len();
-            Refused(format!("the snapshot is not valid ({count} {}):\n{faults}", if count == 1 { "fault" } else { "faults" }))
-        })?;
-        for warning in &snapshot.warnings {
-            eprintln!("warning: {warning}");
-        }
-        Ok(snapshot)
+        load_paths(&self.paths)
     }
+}
+
+/// Loads a snapshot. Warnings go to stderr; all faults become one refusal.
+pub(super) fn load_paths(paths: &[PathBuf]) -> anyhow::Result<Snapshot> {
+    for path in paths.iter().filter(|path| path.as_os_str() != "-") {
+        std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    let snapshot = source::load(paths).map_err(|faults| {
+        let count = faults.0.len();
+        Refused(format!("the snapshot is not valid ({count} {}):\n{faults}", if count == 1 { "fault" } else { "faults" }))
+    })?;
+    for warning in &snapshot.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(snapshot)
 }
 
 /// Which node of the snapshot.

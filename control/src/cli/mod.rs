@@ -8,8 +8,10 @@ mod apply;
 mod common;
 mod complete;
 mod conntrack;
+mod diff;
 mod lab;
 mod man;
+mod matrix;
 mod policies;
 mod replay;
 mod services;
@@ -58,6 +60,10 @@ enum Command {
     Apply(apply::Args),
     /// Runs case files and scenario folders, and says which expectations do not hold
     Test(test::Args),
+    /// Says which flows would end otherwise with another snapshot
+    Diff(diff::Args),
+    /// Says who can reach whom, for every class of traffic
+    Matrix(matrix::Args),
     /// Shows how the daemon does
     Status(status::Args),
     /// Lists tracked connections
@@ -83,6 +89,8 @@ impl Command {
             Self::Replay(args) => args.run(),
             Self::Apply(args) => args.run(),
             Self::Test(args) => args.run(),
+            Self::Diff(args) => args.run(),
+            Self::Matrix(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),

@@ -16,6 +16,7 @@ use super::common::{NodeArgs, SnapshotArgs, compile_for};
 use super::{Answer, Refused};
 use crate::sim::flows::{FlowRow, Flows};
 use crate::sim::hubble;
+use crate::sim::lines::Lines;
 use crate::sim::node::SimNode;
 use crate::sim::replay::{self, Ended, Hint, Summary, Taken};
 use crate::sim::row::{Namer, Row};
@@ -82,6 +83,7 @@ impl Args {
 
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
         let mut flows = Flows::default();
+        let mut lines = Lines::default();
         if self.output == Form::Table && self.per != Per::Summary {
             writeln!(out, "{}", if self.per == Per::Packet { packet_header() } else { flow_header() })?;
         }
@@ -91,17 +93,21 @@ impl Args {
             if self.per == Per::Flow {
                 flows.add(note.number, note.time, note.wire_len.into(), fate);
             }
-            if self.per == Per::Packet || recorder.is_some() {
+            if self.per == Per::Packet && self.output == Form::Json {
+                lines.json_head(&mut out, note.number, note.time)?;
+                let rest = lines.rest(fate, || json_rest(&namer.row(note.number, note.time, fate)));
+                writeln!(out, "{rest}")?;
+            }
+            let told = self.per == Per::Packet && self.output != Form::Json;
+            if told || recorder.is_some() {
                 let row = namer.row(note.number, note.time, fate);
                 if let Some(recorder) = &mut recorder {
                     recorder.write(taken, &row)?;
                 }
-                if self.per == Per::Packet {
-                    match self.output {
-                        Form::Table => writeln!(out, "{}", packet_line(&row))?,
-                        Form::Json => writeln!(out, "{}", serde_json::to_string(&row)?)?,
-                        Form::Hubble => writeln!(out, "{}", hubble::line(&mut namer, &row, fate))?,
-                    }
+                match self.output {
+                    Form::Table if told => writeln!(out, "{}", packet_line(&row))?,
+                    Form::Hubble if told => writeln!(out, "{}", hubble::line(&mut namer, &row, fate))?,
+                    _ => {}
                 }
             }
             Ok(())
@@ -163,6 +169,13 @@ fn fault(path: &Path, error: CaptureError) -> anyhow::Error {
         CaptureError::Open(_) => anyhow!("{}: {error}", path.display()),
         _ => Refused(format!("{}: {error}", path.display())).into(),
     }
+}
+
+/// The JSON of a row behind its number and time, which come first.
+fn json_rest(row: &Row) -> String {
+    let whole = serde_json::to_string(row).unwrap_or_default();
+    let start = whole.find(",\"in\":").unwrap_or(whole.len());
+    whole[start..].to_owned()
 }
 
 fn packet_header() -> String {

@@ -7,8 +7,10 @@
 pub mod fate;
 pub mod flows;
 pub mod hubble;
+pub mod lines;
 pub mod node;
 pub mod place;
+pub mod reach;
 pub mod replay;
 pub mod row;
 pub mod scenario;

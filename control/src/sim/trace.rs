@@ -107,15 +107,29 @@ const FRAME_BYTES: u32 = 2048;
 /// Enough for one connection.
 const CONNECTIONS: u32 = 1024;
 
-/// The nodes of a snapshot, made as they are needed.
-struct Cluster<'a> {
+/// Asks one snapshot many questions; its nodes are made as they are needed, and remember their connections.
+pub struct Tracer<'a> {
     snapshot: &'a Snapshot,
     config: &'a NodeConfig,
     seed: u64,
     nodes: BTreeMap<String, SimNode>,
 }
 
-impl Cluster<'_> {
+impl<'a> Tracer<'a> {
+    /// Asks `snapshot`. `config` holds the operator's choices for all nodes; its node is where a source outside the cluster comes
+    /// in, unless its destination is on another one.
+    pub fn new(snapshot: &'a Snapshot, config: &'a NodeConfig, seed: u64) -> Self {
+        Self { snapshot, config, seed, nodes: BTreeMap::new() }
+    }
+
+    /// Follows the first packet of the connection that `question` describes.
+    ///
+    /// # Errors
+    /// As [`trace`].
+    pub fn trace(&mut self, question: &Question) -> Result<Answer, String> {
+        follow(self, question)
+    }
+
     fn node(&mut self, name: &str) -> Result<&mut SimNode, String> {
         if !self.nodes.contains_key(name) {
             let mut config = self.config.clone();
@@ -143,9 +157,13 @@ struct Start {
 /// # Errors
 /// Where the question cannot be put: no such place, no address in common, no memory.
 pub fn trace(snapshot: &Snapshot, config: &NodeConfig, question: &Question) -> Result<Answer, String> {
-    let mut cluster = Cluster { snapshot, config, seed: question.seed, nodes: BTreeMap::new() };
-    let state = cluster.node(&config.node)?.state().clone();
-    let start = start(&mut cluster, &state, question)?;
+    follow(&mut Tracer::new(snapshot, config, question.seed), question)
+}
+
+fn follow(cluster: &mut Tracer<'_>, question: &Question) -> Result<Answer, String> {
+    let node = cluster.config.node.clone();
+    let state = cluster.node(&node)?.state().clone();
+    let start = start(cluster, &state, question)?;
     let dport = match question.proto {
         proto::TCP | proto::UDP | proto::SCTP => question.port.unwrap_or_else(|| default_port(&state, start.destination, question.proto)),
         _ => question.sport,
@@ -189,12 +207,12 @@ pub fn trace(snapshot: &Snapshot, config: &NodeConfig, question: &Question) -> R
     // translated source of what came over the wire.
     let seen = first.trail.backend.map_or(tuple, |b| Tuple { dst: b.address, dport: b.port, ..tuple });
     let via_service = first.trail.service.is_some();
-    let egress = judge(&mut cluster, &state, seen.src, Direction::Egress, seen.dst, &seen, via_service)?;
-    let arrives_as = match walk.snat.or_else(|| masquerade.then(|| own_address(&cluster, &start.node, &seen)).flatten()) {
+    let egress = judge(cluster, &state, seen.src, Direction::Egress, seen.dst, &seen, via_service)?;
+    let arrives_as = match walk.snat.or_else(|| masquerade.then(|| own_address(cluster, &start.node, &seen)).flatten()) {
         Some(address) if pod_node(&state, seen.dst).is_some_and(|on| on != start.node) => address,
         _ => seen.src,
     };
-    let ingress = judge(&mut cluster, &state, seen.dst, Direction::Ingress, arrives_as, &seen, via_service)?;
+    let ingress = judge(cluster, &state, seen.dst, Direction::Ingress, arrives_as, &seen, via_service)?;
 
     let source_node = cluster.node(&start.node)?;
     let service = first.trail.service.and_then(|index| Namer::new(source_node.state(), source_node.runtime()).service(index));
@@ -314,7 +332,7 @@ fn allowed_words(direction: Direction, by_rule: bool) -> &'static str {
 }
 
 /// Finds where the packet starts, and in which family it can be sent.
-fn start(cluster: &mut Cluster<'_>, state: &NodeState, question: &Question) -> Result<Start, String> {
+fn start(cluster: &mut Tracer<'_>, state: &NodeState, question: &Question) -> Result<Start, String> {
     if let Place::Service { .. } = question.from {
         return Err(format!("{} sends nothing by itself; --from takes one of its pods", question.from));
     }
@@ -350,7 +368,7 @@ fn pod_node(state: &NodeState, address: Ip) -> Option<String> {
     Some(state.nodes.get(pod.node as usize)?.name.clone())
 }
 
-fn own_address(cluster: &Cluster<'_>, node: &str, seen: &Tuple) -> Option<Ip> {
+fn own_address(cluster: &Tracer<'_>, node: &str, seen: &Tuple) -> Option<Ip> {
     let state = cluster.nodes.get(node)?.state();
     state.nodes.get(state.this_node as usize)?.primary(seen.is_v4()).map(Ip::from)
 }
@@ -408,7 +426,7 @@ fn next_node(node: &SimNode, fate: &Fate) -> Option<String> {
 
 /// Explains the side of the pod at `pod`, on its own node; `None` where it is no pod.
 fn judge(
-    cluster: &mut Cluster<'_>,
+    cluster: &mut Tracer<'_>,
     state: &NodeState,
     pod: Ip,
     direction: Direction,

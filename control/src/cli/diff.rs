@@ -1,0 +1,116 @@
+//! `weir diff`: what would another snapshot change?
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::common::{NodeArgs, load_paths, table};
+use super::{Answer, Refused};
+use crate::diff::{Case, Diff, ReplayError, Replayed, compare, replayed};
+use crate::sim::reach::World;
+use crate::sim::replay::Hint;
+
+/// Arguments of `weir diff`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Snapshot as it is: a file, a folder or - (stdin)
+    #[arg(value_name = "OLD")]
+    old: PathBuf,
+    /// Snapshot as it would be
+    #[arg(value_name = "NEW")]
+    new: PathBuf,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Compare over this capture instead of over all classes of traffic: pcap or pcapng, also gzipped
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// As for weir replay
+    #[arg(long, value_name = "IFACE=PORT", requires = "pcap")]
+    port_of: Vec<Hint>,
+    /// Seed of what is left to chance in a replay
+    #[arg(long, value_name = "N", default_value_t = crate::sim::scenario::SEED)]
+    seed: u64,
+    /// Output form
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people
+    Text,
+    /// JSON
+    Json,
+}
+
+/// Packets that are shown one by one; all are counted.
+const PACKETS_SHOWN: usize = 1000;
+
+impl Args {
+    pub(super) fn run(&self) -> anyhow::Result<Answer> {
+        let (old, new) = (load_paths(std::slice::from_ref(&self.old))?, load_paths(std::slice::from_ref(&self.new))?);
+        let (text, json, same) = match &self.pcap {
+            None => {
+                let config = self.node.resolve_or_first(&old)?;
+                let world = |snapshot| World::new(snapshot, &config).map_err(Refused);
+                let diff = compare(&world(&old)?, &world(&new)?);
+                (text(&diff), serde_json::to_string_pretty(&diff)?, diff.same)
+            }
+            Some(pcap) => {
+                let (old_config, new_config) = (self.node.resolve(&old)?, self.node.resolve(&new)?);
+                let (old, new) = (Case { snapshot: &old, config: &old_config }, Case { snapshot: &new, config: &new_config });
+                let diff = replayed(&old, &new, pcap, &self.port_of, self.seed, PACKETS_SHOWN).map_err(|error| match error {
+                    ReplayError::Capture(error) => anyhow::anyhow!("{}: {error}", pcap.display()),
+                    ReplayError::Other(error) => anyhow::anyhow!(error),
+                })?;
+                (replayed_text(&diff), serde_json::to_string_pretty(&diff)?, diff.same)
+            }
+        };
+        let mut out = io::stdout().lock();
+        match self.output {
+            Form::Text => out.write_all(text.as_bytes())?,
+            Form::Json => writeln!(out, "{json}")?,
+        }
+        Ok(if same { Answer::Yes } else { Answer::No })
+    }
+}
+
+/// Names, at most a few.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len().checked_sub(SHOWN) {
+        Some(more) if more > 0 => format!("{} and {more} more", names[..SHOWN].join(", ")),
+        _ => names.join(", "),
+    }
+}
+
+pub(super) fn text(diff: &Diff) -> String {
+    let mut out = String::new();
+    for (sign, names) in [("-", &diff.removed), ("+", &diff.added)] {
+        names.iter().for_each(|name| out.push_str(&format!("{sign} {name}\n")));
+    }
+    for change in &diff.changes {
+        out.push_str(&format!("{} -> {}: {}\n", some(&change.from), some(&change.to), change.traffic));
+        for (sign, side) in [("-", &change.old), ("+", &change.new)] {
+            out.push_str(&format!("  {sign} {} ({})\n", side.outcome.words(), side.why));
+        }
+    }
+    out
+}
+
+fn replayed_text(diff: &Replayed) -> String {
+    let mut rows = Vec::new();
+    for packet in &diff.packets {
+        for (sign, row) in [("-", &packet.old), ("+", &packet.new)] {
+            let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+            let number = if sign == "-" { row.n.to_string() } else { String::new() };
+            rows.push(vec![number, text(&row.src), text(&row.dst), text(&row.proto), format!("{sign} {}", row.verdict), row.why()]);
+        }
+    }
+    let mut out = table(&["N", "SOURCE", "DESTINATION", "PROTO", "VERDICT", "WHY"], rows);
+    if !diff.same {
+        out.push_str(&format!("\n{} of {} packets would end otherwise\n", diff.changed, diff.new.packets));
+    }
+    out
+}

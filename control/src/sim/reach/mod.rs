@@ -1,0 +1,355 @@
+//! What becomes of a new connection, for every class of traffic of a whole cluster: read off the compiled tables, no packet sent.
+//!
+//! [`World`] holds the tables of every node. [`World::reach`] walks a flow over them as `dataplane::pipeline` walks a first
+//! packet, but takes every backend that a Service may choose instead of one. [`places`] are the ends that flows have, gathered
+//! into groups that no table tells apart; [`ports`] likewise for ports. `diff`, `matrix` and `why` ask this and nothing else;
+//! tests compare it with `trace`, which sends packets.
+
+mod places;
+mod ports;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+use weir_dataplane::conntrack::Tuple;
+use weir_dataplane::model::{DenyAction, Direction, Ip, NodeConfig, NodeState, OverlayMode, proto};
+use weir_dataplane::policy::{Explained, Query, explain};
+use weir_dataplane::runtime::Runtime;
+use weir_dataplane::service::{Candidates, hairpin};
+use weir_dataplane::tables::{OwnerKind, Tables};
+use weir_dataplane::verdict::DropReason;
+
+pub use places::{Group, Kind, Place, groups, named};
+pub use ports::{Cuts, Span, cuts, spans, traffic};
+
+use super::row::{PolicySide, endpoint_of};
+use crate::compile::compile;
+use crate::source::objects::Snapshot;
+
+/// A new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Who opens it.
+    pub src: Ip,
+    /// To whom.
+    pub dst: Ip,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// Destination port; 0 for protocols without.
+    pub port: u16,
+}
+
+/// One way in which a connection can end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct End {
+    /// `forward`, `host`, `reject` or `drop`, as `weir trace` says them.
+    pub verdict: &'static str,
+    /// Name of the drop reason.
+    pub reason: Option<&'static str>,
+    /// The backend that leads there, where a Service was asked for.
+    pub backend: Option<SocketAddr>,
+    /// The address that the destination sees, where it is not the sender's.
+    pub snat: Option<IpAddr>,
+}
+
+/// All ways in which a connection can end: several where a Service has several backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Outcome {
+    /// `svc/namespace/name`, where one was asked for.
+    pub service: Option<String>,
+    /// At least one.
+    pub ends: BTreeSet<End>,
+}
+
+impl Outcome {
+    /// The verdict where all ends agree, else `mixed`.
+    pub fn verdict(&self) -> &'static str {
+        let mut verdicts: Vec<&str> = self.ends.iter().map(|end| end.verdict).collect();
+        verdicts.dedup();
+        match self.ends.first() {
+            Some(end) if verdicts.len() == 1 => end.verdict,
+            _ => "mixed",
+        }
+    }
+
+    /// Tells whether the connection is delivered, whichever way it takes.
+    pub fn passes(&self) -> bool {
+        self.ends.iter().all(|end| matches!(end.verdict, "forward" | "host"))
+    }
+
+    /// `forward to 10.244.2.20:8080 from 10.0.0.10`, `drop POLICY_DENIED`; the ends apart by `or`.
+    pub fn words(&self) -> String {
+        let mut parts: Vec<(String, Vec<String>)> = Vec::new();
+        for end in &self.ends {
+            let mut how = end.verdict.to_owned();
+            if let Some(reason) = end.reason {
+                how.push_str(&format!(" {reason}"));
+            }
+            let from = end.snat.map(|snat| format!(" from {snat}")).unwrap_or_default();
+            let to = end.backend.map(|backend| format!("{backend}{from}"));
+            let how = if to.is_none() { how + &from } else { how };
+            match parts.iter_mut().find(|(same, _)| *same == how) {
+                Some((_, all)) => all.extend(to),
+                None => parts.push((how, to.into_iter().collect())),
+            }
+        }
+        let words = |(how, to): &(String, Vec<String>)| if to.is_empty() { how.clone() } else { format!("{how} to {}", to.join(", ")) };
+        parts.iter().map(words).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// How a flow reaches a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Pod,
+    Host,
+    Tunnel(u32),
+    Uplink,
+}
+
+/// Longest way of a flow, in nodes.
+const HOPS_MAX: usize = 4;
+
+/// The tables of every node of one snapshot.
+pub struct World {
+    nodes: Vec<Tables>,
+    /// The node of each pod's and each node's address, and whether it is the node itself.
+    homes: HashMap<Ip, (usize, bool)>,
+    /// Where flows from outside to outside come in.
+    default: usize,
+}
+
+impl World {
+    /// Compiles every node of `snapshot`. `config` holds the operator's choices for all of them.
+    ///
+    /// # Errors
+    /// What the compiler says.
+    pub fn new(snapshot: &Snapshot, config: &NodeConfig) -> Result<Self, String> {
+        let names: Vec<&str> = snapshot.nodes.iter().map(|node| node.meta.name.as_str()).collect();
+        let first = names.first().ok_or("the snapshot has no Node")?;
+        let state = compile(snapshot, first, config).map_err(|error| error.to_string())?;
+        let mut nodes = Vec::new();
+        for node in &state.nodes {
+            let mut config = config.clone();
+            config.node = node.name.clone();
+            // A node that only pods mention is no object that could be compiled: it has no address and receives nothing.
+            let state = match names.contains(&node.name.as_str()) {
+                true => compile(snapshot, &node.name, &config).map_err(|error| error.to_string())?,
+                false => NodeState::default(),
+            };
+            let runtime = Runtime::offline(&state, config);
+            nodes.push(Tables::compile(&state, &runtime, 1));
+        }
+        let mut homes = HashMap::new();
+        for endpoint in state.endpoints.iter().filter(|e| !e.host_network) {
+            homes.extend(endpoint.addresses.iter().map(|a| (Ip::from(*a), (endpoint.node as usize, false))));
+        }
+        for (index, node) in state.nodes.iter().enumerate() {
+            homes.extend(node.addresses.iter().map(|a| (Ip::from(*a), (index, true))));
+        }
+        let default = state.nodes.iter().position(|n| n.name == config.node).unwrap_or(0);
+        Ok(Self { nodes, homes, default })
+    }
+
+    /// The state of the node that stands for the cluster where nodes do not differ.
+    pub fn state(&self) -> &NodeState {
+        &self.nodes[self.default].state
+    }
+
+    /// The tables of every node.
+    pub fn nodes(&self) -> &[Tables] {
+        &self.nodes
+    }
+
+    /// What becomes of a flow.
+    pub fn reach(&self, flow: &Flow) -> Outcome {
+        let mut outcome = Outcome::default();
+        let (at, sender) = self.start(flow);
+        self.walk(at, sender, flow, None, None, HOPS_MAX, &mut outcome);
+        outcome
+    }
+
+    fn start(&self, flow: &Flow) -> (usize, Sender) {
+        match self.homes.get(&flow.src) {
+            Some((node, true)) => (*node, Sender::Host),
+            Some((node, false)) => (*node, Sender::Pod),
+            None => (self.homes.get(&flow.dst).map_or(self.default, |(node, _)| *node), Sender::Uplink),
+        }
+    }
+
+    /// One node's part of the way; mirrors `pipeline::first_packet`.
+    #[allow(clippy::too_many_arguments)]
+    fn walk(
+        &self,
+        at: usize,
+        sender: Sender,
+        flow: &Flow,
+        backend: Option<SocketAddr>,
+        snat: Option<IpAddr>,
+        hops: usize,
+        outcome: &mut Outcome,
+    ) {
+        let tables = &self.nodes[at];
+        let end = |verdict, reason: Option<DropReason>| End { verdict, reason: reason.map(DropReason::name), backend, snat };
+        if let Err(reason) = admit(tables, sender, flow).and_then(|()| if hops == 0 { Err(DropReason::OtherHost) } else { Ok(()) }) {
+            outcome.ends.insert(end("drop", Some(reason)));
+            return;
+        }
+        let tuple = Tuple { src: flow.src, dst: flow.dst, sport: 50_000, dport: flow.port, proto: flow.proto };
+        let mut name = |index: u32| {
+            let service = tables.state.services.get(index as usize).map(|s| format!("svc/{}/{}", s.namespace, s.name));
+            outcome.service = outcome.service.take().or(service);
+        };
+        match tables.services.candidates(&tuple, tables.origin(flow.src), tables.owner(flow.dst).in_services) {
+            Candidates::NotService => self.onward(at, sender, flow, false, false, &end("forward", None), hops, outcome),
+            Candidates::Refuse(reason, service) => {
+                service.map(&mut name);
+                outcome.ends.insert(end("reject", Some(reason)));
+            }
+            Candidates::Drop(reason, service) => {
+                service.map(&mut name);
+                outcome.ends.insert(end("drop", Some(reason)));
+            }
+            Candidates::Backends { backends, masquerade, service } => {
+                name(service);
+                for chosen in backends {
+                    let seen = Flow { dst: chosen.address, port: chosen.port, ..*flow };
+                    let masquerade = masquerade || hairpin(flow.src, chosen);
+                    let backend = backend.or(Some(SocketAddr::new(chosen.address.to_std(), chosen.port)));
+                    self.onward(at, sender, &seen, true, masquerade, &End { backend, ..end("forward", None) }, hops, outcome);
+                }
+            }
+        }
+    }
+
+    /// What follows the service choice: policy, route, masquerade, the next node.
+    #[allow(clippy::too_many_arguments)]
+    fn onward(
+        &self,
+        at: usize,
+        sender: Sender,
+        seen: &Flow,
+        via_service: bool,
+        masquerade: bool,
+        so_far: &End,
+        hops: usize,
+        outcome: &mut Outcome,
+    ) {
+        let tables = &self.nodes[at];
+        let mut ends = |verdict, reason: Option<DropReason>| {
+            outcome.ends.insert(End { verdict, reason: reason.map(DropReason::name), ..so_far.clone() });
+        };
+        let (source, destination) = (tables.owner(seen.src), tables.owner(seen.dst));
+        let ours = matches!(destination.kind, OwnerKind::LocalPod { .. } | OwnerKind::OwnNode);
+        if !via_service && sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
+            return ends("host", None);
+        }
+        if !via_service && matches!(sender, Sender::Uplink | Sender::Tunnel(_)) && !ours {
+            return ends("drop", Some(DropReason::OtherHost));
+        }
+        for (pod, direction, other) in [(source, Direction::Egress, destination), (destination, Direction::Ingress, source)] {
+            if let Some(reason) = tables.judge_owners(pod, direction, other, seen.proto, seen.port, via_service).reason {
+                let silent = tables.runtime.config.policy.deny_action == DenyAction::Drop;
+                return ends(if silent { "drop" } else { "reject" }, Some(reason));
+            }
+        }
+        if let Err(reason) = tables.routes.resolve(destination, seen.dst) {
+            return ends("drop", Some(reason));
+        }
+        let outside = !destination.in_cluster && destination.kind != OwnerKind::OwnNode;
+        let leaves = match sender {
+            Sender::Pod => outside && !destination.keeps_source,
+            Sender::Host => outside && via_service,
+            Sender::Uplink | Sender::Tunnel(_) => false,
+        };
+        let is_node_itself = source.kind == OwnerKind::OwnNode && destination.in_cluster;
+        let own = match leaves || masquerade && !is_node_itself {
+            true => match tables.own_address(seen.src.is_v4()) {
+                Some(own) => Some(own),
+                None => return ends("drop", Some(DropReason::NoMappingForMasquerade)),
+            },
+            false => None,
+        };
+        let snat = own.filter(|own| *own != seen.src).map(Ip::to_std).or(so_far.snat);
+        let onward = Flow { src: own.unwrap_or(seen.src), ..*seen };
+        let overlay = tables.runtime.config.overlay.mode == OverlayMode::Vxlan;
+        let (next, sender) = match destination.kind {
+            OwnerKind::LocalPod { .. } | OwnerKind::Nobody(None) => {
+                outcome.ends.insert(End { snat, ..so_far.clone() });
+                return;
+            }
+            OwnerKind::OwnNode => {
+                outcome.ends.insert(End { verdict: "host", snat, ..so_far.clone() });
+                return;
+            }
+            OwnerKind::RemotePod { node, .. } | OwnerKind::Nobody(Some(node)) if overlay => (node, Sender::Tunnel(at as u32)),
+            OwnerKind::RemotePod { node, .. } | OwnerKind::Nobody(Some(node)) | OwnerKind::OtherNode(node) => (node, Sender::Uplink),
+        };
+        self.walk(next as usize, sender, &onward, so_far.backend, snat, hops - 1, outcome);
+    }
+
+    /// What policy says of both ends of a flow that takes `end`: egress of the source, ingress of the destination; `None` for what
+    /// is no pod.
+    pub fn sides(&self, flow: &Flow, end: &End, via_service: bool) -> [Option<PolicySide>; 2] {
+        let (dst, port) = end.backend.map_or((flow.dst, flow.port), |b| (b.ip().into(), b.port()));
+        let away = self.homes.get(&dst).map(|(node, _)| node) != self.homes.get(&flow.src).map(|(node, _)| node);
+        let arrives_as = end.snat.filter(|_| away).map_or(flow.src, Ip::from);
+        let side = |pod: Ip, direction, peer: Ip| {
+            let Some((node, false)) = self.homes.get(&pod) else { return None };
+            let tables = self.nodes.get(*node)?;
+            let endpoint = endpoint_of(&tables.state, pod.to_std())?;
+            let query = Query { pod: endpoint, direction, peer, protocol: flow.proto, port, via_service };
+            let explained: Explained = explain(&tables.state, &tables.runtime, &query);
+            Some(PolicySide { direction, explained })
+        };
+        [side(flow.src, Direction::Egress, dst), side(dst, Direction::Ingress, arrives_as)]
+    }
+
+    /// Why a flow ends as it does, in the words of policies and drop reasons.
+    pub fn why(&self, flow: &Flow, outcome: &Outcome) -> String {
+        let mut reasons: Vec<String> = Vec::new();
+        for end in &outcome.ends {
+            let sides = self.sides(flow, end, outcome.service.is_some());
+            let denied = matches!(end.reason, Some("POLICY_DENIED" | "POLICY_DENY"));
+            let told = sides.iter().flatten().filter(|s| if denied { !s.explained.allowed } else { !s.explained.by.is_empty() });
+            let mut words: Vec<String> = told.map(PolicySide::words).collect();
+            if words.is_empty() {
+                let reason = DropReason::ALL.iter().find(|r| Some(r.name()) == end.reason);
+                words.push(reason.map_or("no policy isolates either end".into(), |r| r.words().to_owned()));
+            }
+            let words = words.join("; ");
+            if !reasons.contains(&words) {
+                reasons.push(words);
+            }
+        }
+        reasons.join(" or ")
+    }
+}
+
+/// What a node refuses before it looks at services and policies.
+fn admit(tables: &Tables, sender: Sender, flow: &Flow) -> Result<(), DropReason> {
+    let (source, destination) = (tables.owner(flow.src).kind, tables.owner(flow.dst).kind);
+    let overlay = flow.proto == proto::UDP && flow.port == tables.runtime.config.overlay.port;
+    match sender {
+        Sender::Pod if overlay && matches!(destination, OwnerKind::OwnNode | OwnerKind::OtherNode(_)) => {
+            Err(DropReason::EncapsulationProhibited)
+        }
+        Sender::Pod | Sender::Host => Ok(()),
+        Sender::Tunnel(from) => match source {
+            OwnerKind::RemotePod { node, .. } | OwnerKind::OtherNode(node) | OwnerKind::Nobody(Some(node)) if node == from => Ok(()),
+            _ => Err(DropReason::InvalidSourceIp),
+        },
+        // What claims to be an overlay packet must come from a node and hold one.
+        Sender::Uplink if overlay && destination == OwnerKind::OwnNode => Err(match source {
+            OwnerKind::OtherNode(_) => DropReason::InvalidPacket,
+            _ => DropReason::UnknownVtep,
+        }),
+        Sender::Uplink => match source {
+            OwnerKind::LocalPod { .. } | OwnerKind::OwnNode => Err(DropReason::InvalidSourceIp),
+            _ => Ok(()),
+        },
+    }
+}
