@@ -10,3 +10,4 @@ pub mod lab;
 pub mod matrix;
 pub mod sim;
 pub mod source;
+pub mod why;

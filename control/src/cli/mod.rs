@@ -20,6 +20,7 @@ mod style;
 mod test;
 mod trace;
 mod validate;
+mod why;
 
 use std::io;
 use std::process::ExitCode;
@@ -64,6 +65,8 @@ enum Command {
     Diff(diff::Args),
     /// Says who can reach whom, for every class of traffic
     Matrix(matrix::Args),
+    /// Says why a connection fails, and the least that lets it pass
+    Why(why::Args),
     /// Shows how the daemon does
     Status(status::Args),
     /// Lists tracked connections
@@ -91,6 +94,7 @@ impl Command {
             Self::Test(args) => args.run(),
             Self::Diff(args) => args.run(),
             Self::Matrix(args) => args.run(),
+            Self::Why(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),

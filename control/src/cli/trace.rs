@@ -15,6 +15,18 @@ use crate::sim::trace::{Question, trace};
 pub(super) struct Args {
     #[command(flatten)]
     snapshot: SnapshotArgs,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Output form
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// Which connection.
+#[derive(Debug, clap::Args)]
+pub(super) struct Connection {
     /// Who opens the connection: namespace/pod, node/name or an address
     #[arg(long, short = 'S', value_name = "PLACE")]
     from: Place,
@@ -33,14 +45,9 @@ pub(super) struct Args {
     /// Only this family [default: that of the destination's first address that the source has too]
     #[arg(long, value_enum)]
     family: Option<FamilyArg>,
-    #[command(flatten)]
-    node: NodeArgs,
     /// Seed of what is left to chance
     #[arg(long, value_name = "N", default_value_t = crate::sim::scenario::SEED)]
     seed: u64,
-    /// Output form
-    #[arg(short, long, value_enum, default_value = "text")]
-    output: Output,
 }
 
 /// Protocols that a person may name.
@@ -63,7 +70,19 @@ impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
         let snapshot = self.snapshot.load()?;
         let config = self.node.resolve_or_first(&snapshot)?;
-        let question = Question {
+        let answer = trace(&snapshot, &config, &self.connection.question()).map_err(anyhow::Error::msg)?;
+        match self.output {
+            Output::Text | Output::Wide => io::stdout().write_all(answer.text().as_bytes())?,
+            form => print_data(form, &answer)?,
+        }
+        Ok(Answer::Yes)
+    }
+}
+
+impl Connection {
+    /// What is asked.
+    pub(super) fn question(&self) -> Question {
+        Question {
             from: self.from.clone(),
             to: self.to.clone(),
             proto: match self.proto {
@@ -80,12 +99,6 @@ impl Args {
                 FamilyArg::Ipv6 => Family::V6,
             }),
             seed: self.seed,
-        };
-        let answer = trace(&snapshot, &config, &question).map_err(anyhow::Error::msg)?;
-        match self.output {
-            Output::Text | Output::Wide => io::stdout().write_all(answer.text().as_bytes())?,
-            form => print_data(form, &answer)?,
         }
-        Ok(Answer::Yes)
     }
 }

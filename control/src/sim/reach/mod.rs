@@ -194,7 +194,8 @@ impl World {
     ) {
         let tables = &self.nodes[at];
         let end = |verdict, reason: Option<DropReason>| End { verdict, reason: reason.map(DropReason::name), backend, snat };
-        if let Err(reason) = admit(tables, sender, flow).and_then(|()| if hops == 0 { Err(DropReason::OtherHost) } else { Ok(()) }) {
+        let loops = if hops == 0 { Err(DropReason::OtherHost) } else { Ok(()) };
+        if let Err(reason) = admit(tables, sender, flow).and(loops) {
             outcome.ends.insert(end("drop", Some(reason)));
             return;
         }

@@ -66,9 +66,12 @@ impl Group {
     }
 }
 
+/// What the places of a group share: all that the tables of each world know of their addresses.
+type Likeness = (Kind, Family, Vec<Vec<u64>>);
+
 /// All places of `worlds`, gathered. Pods that only some worlds have are left out: [`Place::addresses`] are all there.
 pub fn groups(worlds: &[&World]) -> Vec<Group> {
-    let mut groups: BTreeMap<(Kind, Family, Vec<Vec<u64>>), Vec<Place>> = BTreeMap::new();
+    let mut groups: BTreeMap<Likeness, Vec<Place>> = BTreeMap::new();
     let mut add = |place: Place| {
         let signature = worlds.iter().zip(&place.addresses).map(|(world, ip)| ip.map(|ip| world.signature(ip)).unwrap_or_default());
         groups.entry((place.kind, place.family, signature.collect())).or_default().push(place);
@@ -90,9 +93,8 @@ pub fn groups(worlds: &[&World]) -> Vec<Group> {
     for family in [Family::V4, Family::V6] {
         let outside = groups.iter_mut().filter(|g| g.kind == Kind::Outside && g.places[0].family == family);
         if let Some(largest) = outside.max_by_key(|g| g.places.len()) {
-            let name = if family == Family::V4 { "outside (ipv4)" } else { "outside (ipv6)" };
             largest.places.truncate(1);
-            largest.places[0].name = name.into();
+            largest.places[0].name = "outside".into();
         }
     }
     groups
