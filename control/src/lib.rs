@@ -7,6 +7,7 @@ pub mod compile;
 pub mod conformance;
 pub mod diff;
 pub mod lab;
+pub mod lint;
 pub mod matrix;
 pub mod sim;
 pub mod source;

@@ -10,6 +10,7 @@ mod complete;
 mod conntrack;
 mod diff;
 mod lab;
+mod lint;
 mod man;
 mod matrix;
 mod policies;
@@ -67,6 +68,8 @@ enum Command {
     Matrix(matrix::Args),
     /// Says why a connection fails, and the least that lets it pass
     Why(why::Args),
+    /// Says what in a snapshot is legal and surely not meant
+    Lint(lint::Args),
     /// Shows how the daemon does
     Status(status::Args),
     /// Lists tracked connections
@@ -95,6 +98,7 @@ impl Command {
             Self::Diff(args) => args.run(),
             Self::Matrix(args) => args.run(),
             Self::Why(args) => args.run(),
+            Self::Lint(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),

@@ -90,16 +90,16 @@ pub fn why(snapshot: &Snapshot, config: &NodeConfig, question: &Question) -> Res
     let mut guilty = BTreeMap::new();
     let mut documents = BTreeSet::new();
     for end in failing {
-        for side in world.sides(&flow, end, via_service).into_iter().flatten().filter(|side| !side.explained.allowed) {
+        for side in world.sides(&flow, end, via_service).into_iter().flatten() {
+            // Also where the side allows: a policy taken away for the one side may be what allows the other.
+            guilty.extend(side.explained.isolated_by.iter().map(|policy| (key(policy), policy.clone())));
             let denying = side.explained.denied_by.as_ref();
             let denying = denying.map(|rule| PolicyName { kind: rule.kind, namespace: rule.namespace.clone(), name: rule.name.clone() });
-            // A rule that denies leaves a NetworkPolicy nothing to add.
             match denying {
+                // A rule that denies leaves a NetworkPolicy nothing to add.
                 Some(policy) => drop(guilty.insert(key(&policy), policy)),
-                None => {
-                    guilty.extend(side.explained.isolated_by.iter().map(|policy| (key(policy), policy.clone())));
-                    documents.extend(document(&world, &flow, end, side.direction));
-                }
+                None if side.explained.allowed => {}
+                None => documents.extend(document(&world, &flow, end, side.direction)),
             }
         }
     }

@@ -1,0 +1,60 @@
+//! `weir lint`: what in this snapshot is legal and surely not meant?
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+
+use super::common::{NodeArgs, SnapshotArgs, compile_for};
+use super::{Answer, Refused};
+use crate::lint::{lint, packets};
+use crate::sim::node::SimNode;
+use crate::sim::reach::World;
+use crate::sim::replay::Hint;
+
+/// Arguments of `weir lint`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    snapshot: SnapshotArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Also replay this capture on the node: which rules does no packet hit, which packets are too large?
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// As for weir replay
+    #[arg(long, value_name = "IFACE=PORT", requires = "pcap")]
+    port_of: Vec<Hint>,
+    /// Output form
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people
+    Text,
+    /// JSON
+    Json,
+}
+
+impl Args {
+    pub(super) fn run(&self) -> anyhow::Result<Answer> {
+        let snapshot = self.snapshot.load()?;
+        let config = self.node.resolve_or_first(&snapshot)?;
+        let mut findings = lint(&snapshot, &World::new(&snapshot, &config).map_err(Refused)?);
+        if let Some(pcap) = &self.pcap {
+            let config = self.node.resolve(&snapshot)?;
+            let state = compile_for(&snapshot, &config)?;
+            let mut node = SimNode::new(&state, config, crate::sim::scenario::SEED)?;
+            findings.extend(packets::lint(&snapshot, &mut node, pcap, &self.port_of).with_context(|| pcap.display().to_string())?);
+        }
+        let mut out = io::stdout().lock();
+        match self.output {
+            Form::Text => findings.iter().try_for_each(|finding| out.write_all(finding.text().as_bytes()))?,
+            Form::Json => writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?,
+        }
+        Ok(if findings.is_empty() { Answer::Yes } else { Answer::No })
+    }
+}
