@@ -179,7 +179,9 @@ fn addition(
 pub fn patched(snapshot: &Snapshot, patch: &str) -> Result<Snapshot, String> {
     let found = load_text("patch.yaml", patch).map_err(|faults| faults.to_string())?;
     let mut more = snapshot.clone();
-    found.network_policies.into_iter().for_each(|policy| more.apply(Object::NetworkPolicy(policy)));
+    for policy in found.network_policies {
+        more.apply(Object::NetworkPolicy(policy));
+    }
     Ok(more)
 }
 
