@@ -34,7 +34,7 @@ fn every_denied_flow_of_random_clusters_has_a_patch_and_a_smallest_removal_that_
                 for left_in in 0..remove.policies.len() {
                     let mut less = snapshot.clone();
                     for policy in remove.policies.iter().enumerate().filter(|(n, _)| *n != left_in).map(|(_, policy)| policy) {
-                        assert!(less.remove("NetworkPolicy", policy.namespace.as_deref().unwrap(), &policy.name));
+                        assert!(less.remove("NetworkPolicy", policy.namespace.as_deref().unwrap(), &policy.name).is_some());
                     }
                     assert_ne!(trace(&less, &config, &question).unwrap().verdict, "forward", "{from} -> {to}\n{text}");
                 }
