@@ -1,8 +1,8 @@
 //! What becomes of a new connection, for every class of traffic of a whole cluster: read off the compiled tables, no packet sent.
 //!
 //! [`World`] holds the tables of every node. [`World::reach`] walks a flow over them as `dataplane::pipeline` walks a first
-//! packet, but takes every backend that a Service may choose instead of one. [`places`] are the ends that flows have, gathered
-//! into groups that no table tells apart; [`ports`] likewise for ports. `diff`, `matrix` and `why` ask this and nothing else;
+//! packet, but takes every backend that a Service may choose instead of one. `places` are the ends that flows have, gathered
+//! into groups that no table tells apart; `ports` likewise for ports. `diff`, `matrix` and `why` ask this and nothing else;
 //! tests compare it with `trace`, which sends packets.
 
 mod places;
