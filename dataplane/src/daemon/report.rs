@@ -1,0 +1,86 @@
+//! What the daemon tells of itself: its status and the state in force.
+
+use std::sync::Arc;
+
+use super::Daemon;
+use crate::admin::protocol::{ConnectionCounts, PortStatus, Status, WorkerStatus};
+use crate::counters::Counters;
+use crate::model::NodeState;
+use crate::runtime::PortKind;
+use crate::verdict::DropReason;
+use crate::worker::{Handle, Report};
+
+impl Daemon {
+    /// How it goes; every sum in it meets, per worker.
+    pub fn status(&self) -> Status {
+        let reports: Vec<(&Handle, Box<Report>)> = self.workers.iter().filter_map(|worker| Some((worker, worker.report()?))).collect();
+        let inner = self.lock();
+        let mut status = Status {
+            node: self.config.node.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            generation: inner.applied,
+            uptime_secs: self.started.elapsed().as_secs(),
+            connections: ConnectionCounts { used: self.connections.used().into(), max: self.connections.max().into() },
+            ..Status::default()
+        };
+        for (worker, report) in &reports {
+            let (rx, tx, batches) = (report.rx, report.tx, report.batches);
+            status.workers.push(WorkerStatus { core: worker.core as u16, rx, tx, batches, generation: worker.in_force() });
+            add_counters(&mut status, &report.counters);
+            add_frames(&mut status, report);
+        }
+        for (id, port) in inner.runtime.ports.iter().enumerate() {
+            let (kind, pod) = match &port.kind {
+                PortKind::Uplink => ("uplink", None),
+                PortKind::Host => ("host", None),
+                PortKind::Pod { namespace, name } => ("pod", Some(format!("{namespace}/{name}"))),
+                PortKind::Vacant => continue,
+            };
+            let mode = inner.attached.get(&(id as u16)).map(|attached| attached.mode).unwrap_or_default();
+            status.ports.push(PortStatus { name: port.name.clone(), kind: kind.into(), mode: mode.into(), pod });
+        }
+        status
+    }
+
+    /// The state in force and its number.
+    pub fn state(&self) -> (u32, Arc<NodeState>) {
+        let inner = self.lock();
+        (inner.applied, inner.tables.state.clone())
+    }
+}
+
+/// Adds where one worker's frames are, and what the kernel lost in front of it.
+fn add_frames(status: &mut Status, report: &Report) {
+    let (sum, frames) = (&mut status.frames, &report.frames);
+    for (sum, count) in [
+        (&mut sum.total, frames.total),
+        (&mut sum.free, frames.free),
+        (&mut sum.fill, frames.fill),
+        (&mut sum.rx, frames.rx),
+        (&mut sum.tx, frames.tx),
+        (&mut sum.completion, frames.completion),
+        (&mut sum.lost, frames.lost()),
+    ] {
+        *sum += u64::from(count);
+    }
+    status.kernel.rx_ring_full += report.kernel.rx_ring_full;
+    status.kernel.rx_dropped += report.kernel.rx_dropped;
+    status.kernel.invalid_descriptors += report.kernel.invalid_descriptors;
+}
+
+/// Adds one worker's counters.
+fn add_counters(status: &mut Status, counters: &Counters) {
+    let packets = &mut status.packets;
+    packets.received += counters.received;
+    packets.forward += counters.forward;
+    packets.host += counters.host;
+    packets.reply += counters.reply;
+    packets.drop += counters.drop;
+    for reason in DropReason::ALL {
+        for (ledger, count) in [(&mut status.drops, counters.dropped(*reason)), (&mut status.rejects, counters.rejected(*reason))] {
+            if count > 0 {
+                *ledger.entry(reason.name().into()).or_default() += count;
+            }
+        }
+    }
+}
