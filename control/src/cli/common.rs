@@ -11,7 +11,7 @@ use weir_dataplane::admin::protocol::{Client, ClientError};
 use weir_dataplane::config::{self, ConfigError};
 use weir_dataplane::model::{NodeConfig, NodeState};
 
-use super::Refused;
+use super::{Answer, Refused};
 use crate::compile;
 use crate::source::{self, objects::Snapshot};
 
@@ -122,8 +122,37 @@ impl DaemonArgs {
     }
 }
 
+/// What every question to the daemon has: where it is, and the form of the answer.
+#[derive(Debug, clap::Args)]
+pub(super) struct AskArgs {
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Output form
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub(super) output: Output,
+}
+
+/// Which objects of a list, as with `kubectl get`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ObjectArgs {
+    /// Only with these names
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Only of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+}
+
+impl ObjectArgs {
+    /// Tells whether an object is wanted; `namespace` is `None` for one that is in none.
+    pub(super) fn wants(&self, namespace: Option<&str>, name: &str) -> bool {
+        (self.namespace.is_none() || self.namespace.as_deref() == namespace)
+            && (self.names.is_empty() || self.names.iter().any(|wanted| wanted == name))
+    }
+}
+
 /// Parses `10s`, `500ms`, `1m30s`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
     Duration::try_from(parsed).map_err(|_| "must not be negative".into())
 }
@@ -167,14 +196,55 @@ pub(super) fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>
     if table.is_empty() { String::new() } else { table.trim_fmt() + "\n" }
 }
 
-/// What a list without rows says, on stderr, as kubectl does.
-pub(super) fn print_table(what: &str, headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
-    let text = table(headers, rows);
-    if text.is_empty() {
-        eprintln!("No {what} found.");
+/// A list in every form that it may be asked for in.
+pub(super) struct Listing {
+    /// What is listed, in the plural.
+    pub(super) what: &'static str,
+    /// All columns.
+    pub(super) headers: &'static [&'static str],
+    /// How many of them there are without `-o wide`.
+    pub(super) narrow: usize,
+}
+
+impl Listing {
+    /// Prints rows; `cells` gives a row's columns. A list without rows says so on stderr, as kubectl does.
+    pub(super) fn print<R: Serialize>(&self, form: Output, rows: &[R], cells: impl Fn(&R) -> Vec<String>) -> anyhow::Result<Answer> {
+        let columns = match form {
+            Output::Json | Output::Yaml => return print_data(form, &rows).map(|()| Answer::Yes),
+            Output::Text => self.narrow,
+            Output::Wide => self.headers.len(),
+        };
+        let text = table(&self.headers[..columns], rows.iter().map(|row| cells(row).into_iter().take(columns).collect()));
+        if text.is_empty() {
+            eprintln!("No {} found.", self.what);
+        }
+        io::stdout().write_all(text.as_bytes())?;
+        Ok(Answer::Yes)
     }
-    io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+}
+
+/// A time span as kubectl writes an age (`duration.HumanDuration` of apimachinery): two units at most, one where the second
+/// says little.
+pub(super) fn age(secs: u64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    const YEAR: u64 = 365 * DAY;
+    let two = |unit: u64, name: &str, below: u64, below_name: &str| match secs % unit / below {
+        0 => format!("{}{name}", secs / unit),
+        rest => format!("{}{name}{rest}{below_name}", secs / unit),
+    };
+    match secs {
+        0..120 => format!("{secs}s"),
+        120..600 => two(MINUTE, "m", 1, "s"),
+        600..10_800 => format!("{}m", secs / MINUTE),
+        10_800..28_800 => two(HOUR, "h", MINUTE, "m"),
+        28_800..172_800 => format!("{}h", secs / HOUR),
+        172_800..691_200 => two(DAY, "d", HOUR, "h"),
+        _ if secs < 2 * YEAR => format!("{}d", secs / DAY),
+        _ if secs < 8 * YEAR => two(YEAR, "y", DAY, "d"),
+        _ => format!("{}y", secs / YEAR),
+    }
 }
 
 /// The name of an IP protocol, as conntrack-tools write it; its number where it has none.
@@ -204,6 +274,17 @@ mod tests {
         let text = table(&["NAMESPACE", "NAME"], [vec!["shop".into(), "web".into()], vec!["kube-system".into(), "dns".into()]]);
         assert_eq!(text, "NAMESPACE     NAME\nshop          web\nkube-system   dns\n");
         assert_eq!(table(&["NAME"], []), "");
+    }
+
+    #[test]
+    fn ages_are_written_as_kubectl_writes_them() {
+        for (secs, text) in
+            [(0, "0s"), (119, "119s"), (120, "2m"), (301, "5m1s"), (7200, "120m"), (10_860, "3h1m"), (86_399, "23h"), (432_000, "5d")]
+        {
+            assert_eq!(age(secs), text);
+        }
+        assert_eq!(age(431_999), "4d23h");
+        assert_eq!(age(800 * 86_400), "2y70d");
     }
 
     #[test]

@@ -1,76 +1,101 @@
-//! `weir conntrack`: the connections that the daemon tracks, in the form of conntrack-tools.
+//! `weir conntrack`: the connections that the daemon tracks, in the form of conntrack-tools or as a table with names.
 
 use std::io::{self, BufWriter, Write};
-use std::net::IpAddr;
 
 use weir_dataplane::admin::protocol::{Connection, ConnectionSide};
-use weir_dataplane::model::proto;
+use weir_dataplane::model::{NodeState, proto};
 
 use super::Answer;
-use super::common::{DaemonArgs, Output, print_data, protocol_name};
+use super::common::{AskArgs, Listing, Output, age, protocol_name};
+use super::connections::{ConnectionFilter, Names, end, sort, state};
 
 /// Arguments of `weir conntrack`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "text: the lines of `conntrack -L`, as they lie in the table. wide: a table with names, sorted.")]
 pub(super) struct Args {
     #[command(flatten)]
-    daemon: DaemonArgs,
-    /// Only of this protocol: tcp, udp, sctp, icmp, icmpv6 or a number
-    #[arg(short, long, value_name = "PROTO")]
-    proto: Option<String>,
-    /// Only where an end has this address, before or after translation
-    #[arg(short, long, value_name = "ADDRESS")]
-    address: Option<IpAddr>,
-    /// Only where an end has this port, before or after translation
-    #[arg(long, value_name = "N")]
-    port: Option<u16>,
-    /// Output form; wide adds packets and bytes
-    #[arg(short, long, value_enum, default_value = "text")]
-    output: Output,
+    ask: AskArgs,
+    #[command(flatten)]
+    filter: ConnectionFilter,
 }
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
-        let mut client = self.daemon.connect()?;
+        let mut client = self.ask.daemon.connect()?;
+        let named = self.ask.output == Output::Wide || self.filter.pod.is_some();
+        let state = if named { client.state()?.1 } else { NodeState::default() };
+        let names = Names::new(&state);
+        // A large table is written while it is read, and never held.
         let mut out = BufWriter::new(io::stdout().lock());
-        let mut kept = Vec::new();
-        let mut written = Ok(());
+        let (mut kept, mut written) = (Vec::new(), Ok(()));
         client.connections(|connection| {
-            if !self.wants(&connection) || written.is_err() {
+            if written.is_err() || !self.filter.wants(&connection, &names) {
                 return;
             }
-            match self.output {
-                Output::Text | Output::Wide => written = writeln!(out, "{}", line(&connection, self.output == Output::Wide)),
-                Output::Json | Output::Yaml => kept.push(connection),
+            match self.ask.output {
+                Output::Text => written = writeln!(out, "{}", line(&connection)),
+                Output::Wide | Output::Json | Output::Yaml => kept.push(connection),
             }
         })?;
         written?;
         out.flush()?;
         drop(out);
-        if matches!(self.output, Output::Json | Output::Yaml) {
-            print_data(self.output, &kept)?;
+        if self.ask.output == Output::Text {
+            return Ok(Answer::Yes);
         }
-        Ok(Answer::Yes)
-    }
-
-    fn wants(&self, connection: &Connection) -> bool {
-        let sides = [&connection.original, &connection.reply];
-        self.proto
-            .as_ref()
-            .is_none_or(|p| p.eq_ignore_ascii_case(&protocol_name(connection.protocol)) || *p == connection.protocol.to_string())
-            && self.address.is_none_or(|a| sides.iter().any(|s| s.src == a || s.dst == a))
-            && self.port.is_none_or(|p| sides.iter().any(|s| s.sport == p || s.dport == p))
+        sort(&mut kept);
+        LISTING.print(self.ask.output, &kept, |connection| cells(connection, &names))
     }
 }
 
+const LISTING: Listing = Listing {
+    what: "connections",
+    headers: &[
+        "PROTO",
+        "SOURCE",
+        "DESTINATION",
+        "REPLY-SOURCE",
+        "REPLY-DESTINATION",
+        "STATE",
+        "AGE",
+        "EXPIRES",
+        "CLIENT",
+        "SERVER",
+        "SERVICE",
+        "PACKETS",
+        "BYTES",
+    ],
+    narrow: 8,
+};
+
+fn cells(connection: &Connection, names: &Names<'_>) -> Vec<String> {
+    let Connection { protocol, original, reply, .. } = connection;
+    let or_none = |name: Option<String>| name.unwrap_or_else(|| "<none>".into());
+    vec![
+        protocol_name(*protocol),
+        end(*protocol, original.src, original.sport),
+        end(*protocol, original.dst, original.dport),
+        end(*protocol, reply.src, reply.sport),
+        end(*protocol, reply.dst, reply.dport),
+        state(connection),
+        age(connection.age_secs),
+        age(connection.timeout_secs),
+        or_none(names.pod(original.src).cloned()),
+        or_none(names.pod(reply.src).cloned()),
+        or_none(names.service(*protocol, original).map(|service| service.to_string())),
+        (original.packets + reply.packets).to_string(),
+        (original.bytes + reply.bytes).to_string(),
+    ]
+}
+
 /// A line as `conntrack -L` prints it (conntrack-tools, `nfct_snprintf`).
-fn line(connection: &Connection, wide: bool) -> String {
+fn line(connection: &Connection) -> String {
     let side = |side: &ConnectionSide| {
         let ports = match connection.protocol {
             proto::ICMP | proto::ICMPV6 => format!("id={}", side.sport),
             _ => format!("sport={} dport={}", side.sport, side.dport),
         };
-        let counts = if wide { format!(" packets={} bytes={}", side.packets, side.bytes) } else { String::new() };
-        format!("src={} dst={} {ports}{counts}", side.src, side.dst)
+        format!("src={} dst={} {ports}", side.src, side.dst)
     };
     let state = connection.state.as_ref().map(|state| format!("{state} ")).unwrap_or_default();
     let unreplied = if connection.replied { "" } else { "[UNREPLIED] " };
@@ -87,58 +112,26 @@ fn line(connection: &Connection, wide: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::connections::through_a_service;
     use super::*;
-
-    fn connection() -> Connection {
-        let side = |src: &str, dst: &str, sport, dport| ConnectionSide {
-            src: src.parse().unwrap(),
-            dst: dst.parse().unwrap(),
-            sport,
-            dport,
-            packets: 5,
-            bytes: 420,
-        };
-        Connection {
-            protocol: proto::TCP,
-            state: Some("ESTABLISHED".into()),
-            timeout_secs: 431_999,
-            original: side("10.244.1.5", "10.96.0.10", 40000, 80),
-            reply: side("10.244.2.7", "10.244.1.5", 8080, 40000),
-            replied: true,
-            assured: true,
-        }
-    }
 
     #[test]
     fn lines_are_those_that_people_grep() {
-        let mut connection = connection();
+        let mut connection = through_a_service();
         assert_eq!(
-            line(&connection, false),
+            line(&connection),
             "tcp      6 431999 ESTABLISHED src=10.244.1.5 dst=10.96.0.10 sport=40000 dport=80 \
              src=10.244.2.7 dst=10.244.1.5 sport=8080 dport=40000 [ASSURED] mark=0 use=1"
         );
         connection.protocol = proto::ICMP;
         (connection.state, connection.replied, connection.assured) = (None, false, false);
-        assert!(line(&connection, true).contains("id=40000 packets=5 bytes=420 [UNREPLIED] src="));
+        assert!(line(&connection).contains("id=40000 [UNREPLIED] src="));
     }
 
     #[test]
-    fn filters_look_at_both_sides_of_a_translation() {
-        use clap::Parser;
-        #[derive(clap::Parser)]
-        struct Line {
-            #[command(flatten)]
-            args: Args,
-        }
-        for (arguments, wanted) in [
-            (&["x"][..], true),
-            (&["x", "-a", "10.96.0.10"], true),
-            (&["x", "--port", "8080", "-p", "TCP"], true),
-            (&["x", "-p", "6"], true),
-            (&["x", "-p", "udp"], false),
-            (&["x", "-a", "10.96.0.11"], false),
-        ] {
-            assert_eq!(Line::parse_from(arguments).args.wants(&connection()), wanted, "{arguments:?}");
-        }
+    fn every_column_has_its_cell() {
+        let cells = cells(&through_a_service(), &Names::default());
+        assert_eq!(cells.len(), LISTING.headers.len());
+        assert_eq!(cells[3..7], ["10.244.2.7:8080", "10.244.1.5:40000", "ESTABLISHED", "61s"]);
     }
 }

@@ -7,12 +7,14 @@
 mod apply;
 mod common;
 mod complete;
+mod connections;
 mod conntrack;
 mod diff;
 mod lab;
 mod lint;
 mod man;
 mod matrix;
+mod nat;
 mod policies;
 mod replay;
 mod services;
@@ -78,6 +80,8 @@ enum Command {
     Services(services::Args),
     /// Lists the policies in force on this node's pods
     Policies(policies::Args),
+    /// Lists the translations in force: what Services and masquerading rewrite
+    Nat(nat::Args),
     /// Clusters on this machine, for trying and testing
     Lab(lab::Args),
     /// Prints a completion script for a shell
@@ -103,6 +107,7 @@ impl Command {
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),
             Self::Policies(args) => args.run(),
+            Self::Nat(args) => args.run(),
             Self::Lab(args) => args.run(),
             Self::Completion(args) => args.run(),
             Self::Man(args) => args.run(),

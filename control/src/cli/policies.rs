@@ -4,19 +4,18 @@ use serde::Serialize;
 use weir_dataplane::model::{NodeState, Policy, PolicyKind, Selection, Tier};
 
 use super::Answer;
-use super::common::{DaemonArgs, Output, print_data, print_table};
+use super::common::{AskArgs, Listing, ObjectArgs};
 
 /// Arguments of `weir policies`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    daemon: DaemonArgs,
-    /// Only of this namespace; cluster-wide policies have none
-    #[arg(short, long)]
-    namespace: Option<String>,
-    /// Output form
-    #[arg(short, long, value_enum, default_value = "text")]
-    output: Output,
+    objects: ObjectArgs,
+    /// Only those that select this pod
+    #[arg(long, value_name = "NAMESPACE/POD")]
+    pod: Option<String>,
+    #[command(flatten)]
+    ask: AskArgs,
 }
 
 /// One policy, as JSON and YAML have it.
@@ -38,23 +37,22 @@ struct Row {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
-        let (_, state) = self.daemon.connect()?.state()?;
-        let rows: Vec<Row> = state
-            .policies
-            .iter()
-            .map(|p| row(&state, p))
-            .filter(|row| self.namespace.is_none() || self.namespace == row.namespace)
+        let (_, state) = self.ask.daemon.connect()?.state()?;
+        let rows = state.policies.iter().map(|policy| row(&state, policy));
+        let rows: Vec<Row> = rows
+            .filter(|row| self.objects.wants(row.namespace.as_deref(), &row.name))
+            .filter(|row| self.pod.as_ref().is_none_or(|pod| row.pods.contains(pod)))
             .collect();
-        match self.output {
-            Output::Text => print_table("policies", &HEADERS[..7], rows.iter().map(|row| cells(row).into_iter().take(7).collect()))?,
-            Output::Wide => print_table("policies", HEADERS, rows.iter().map(cells))?,
-            form => print_data(form, &rows)?,
-        }
-        Ok(Answer::Yes)
+        LISTING.print(self.ask.output, &rows, cells)
     }
 }
 
-const HEADERS: &[&str] = &["NAMESPACE", "NAME", "KIND", "SUBJECT", "INGRESS", "EGRESS", "PODS", "TIER", "PRIORITY", "SELECTED"];
+/// In the order in which they are evaluated.
+const LISTING: Listing = Listing {
+    what: "policies",
+    headers: &["NAMESPACE", "NAME", "KIND", "SUBJECT", "INGRESS", "EGRESS", "PODS", "TIER", "PRIORITY", "SELECTED"],
+    narrow: 7,
+};
 
 fn cells(row: &Row) -> Vec<String> {
     let rules = |count: Option<usize>| match count {

@@ -4,19 +4,15 @@ use serde::Serialize;
 use weir_dataplane::model::{FrontendKind, NodeState, Service};
 
 use super::Answer;
-use super::common::{DaemonArgs, Output, endpoint, print_data, print_table};
+use super::common::{AskArgs, Listing, ObjectArgs, endpoint};
 
 /// Arguments of `weir services`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    daemon: DaemonArgs,
-    /// Only of this namespace
-    #[arg(short, long)]
-    namespace: Option<String>,
-    /// Output form
-    #[arg(short, long, value_enum, default_value = "text")]
-    output: Output,
+    objects: ObjectArgs,
+    #[command(flatten)]
+    ask: AskArgs,
 }
 
 /// One Service port of one family, as JSON and YAML have it.
@@ -45,18 +41,17 @@ struct FrontendRow {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
-        let (_, state) = self.daemon.connect()?.state()?;
-        let rows: Vec<Row> = rows(&state).filter(|row| self.namespace.as_ref().is_none_or(|n| *n == row.namespace)).collect();
-        match self.output {
-            Output::Text => print_table("services", &HEADERS[..6], rows.iter().map(|row| cells(row).into_iter().take(6).collect()))?,
-            Output::Wide => print_table("services", HEADERS, rows.iter().map(cells))?,
-            form => print_data(form, &rows)?,
-        }
-        Ok(Answer::Yes)
+        let (_, state) = self.ask.daemon.connect()?.state()?;
+        let rows: Vec<Row> = rows(&state).filter(|row| self.objects.wants(Some(&row.namespace), &row.name)).collect();
+        LISTING.print(self.ask.output, &rows, cells)
     }
 }
 
-const HEADERS: &[&str] = &["NAMESPACE", "NAME", "PORT", "PROTOCOL", "FRONTENDS", "BACKENDS", "LOCAL", "INTERNAL", "EXTERNAL", "AFFINITY"];
+const LISTING: Listing = Listing {
+    what: "services",
+    headers: &["NAMESPACE", "NAME", "PORT", "PROTOCOL", "FRONTENDS", "BACKENDS", "LOCAL", "INTERNAL", "EXTERNAL", "AFFINITY"],
+    narrow: 6,
+};
 
 fn cells(row: &Row) -> Vec<String> {
     let or_none = |list: &[String]| if list.is_empty() { "<none>".into() } else { list.join(",") };

@@ -6,23 +6,20 @@ use std::io::{self, Write as _};
 use weir_dataplane::admin::protocol::Status;
 
 use super::Answer;
-use super::common::{DaemonArgs, Output, print_data, table};
+use super::common::{AskArgs, Output, print_data, table};
 
 /// Arguments of `weir status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    daemon: DaemonArgs,
-    /// Output form
-    #[arg(short, long, value_enum, default_value = "text")]
-    output: Output,
+    ask: AskArgs,
 }
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
-        let status = self.daemon.connect()?.status()?;
-        match self.output {
-            Output::Text | Output::Wide => io::stdout().write_all(text(&status, self.output == Output::Wide).as_bytes())?,
+        let status = self.ask.daemon.connect()?.status()?;
+        match self.ask.output {
+            Output::Text | Output::Wide => io::stdout().write_all(text(&status, self.ask.output == Output::Wide).as_bytes())?,
             form => print_data(form, &status)?,
         }
         Ok(Answer::Yes)

@@ -229,6 +229,9 @@ pub struct Connection {
     pub protocol: u8,
     /// TCP state as conntrack-tools write it (`ESTABLISHED`); `None` for other protocols.
     pub state: Option<String>,
+    /// Seconds since its first packet.
+    #[serde(default)]
+    pub age_secs: u64,
     /// Seconds until it is forgotten.
     pub timeout_secs: u64,
     /// What the opener sent.

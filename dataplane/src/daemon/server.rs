@@ -170,7 +170,7 @@ fn connections(stream: &mut UnixStream, table: &ConnTable, now: Ticks) -> io::Re
     let mut next = Some(0);
     while let Some(from) = next {
         let mut found = Vec::new();
-        next = table.dump(&mut reader, from, CONNECTIONS_PER_MESSAGE as u32, now, |flow| found.push(connection(flow)));
+        next = table.dump(&mut reader, from, CONNECTIONS_PER_MESSAGE as u32, now, |flow| found.push(connection(flow, now)));
         if !found.is_empty() || next.is_none() {
             send(stream, &Response::Connections { connections: found, last: next.is_none() })?;
         }
@@ -179,7 +179,7 @@ fn connections(stream: &mut UnixStream, table: &ConnTable, now: Ticks) -> io::Re
 }
 
 /// A flow as people read it.
-fn connection(flow: &FlowRecord) -> Connection {
+fn connection(flow: &FlowRecord, now: Ticks) -> Connection {
     let side = |view: &FlowView, counts: FlowCounts| ConnectionSide {
         src: view.tuple.src.to_std(),
         dst: view.tuple.dst.to_std(),
@@ -192,6 +192,7 @@ fn connection(flow: &FlowRecord) -> Connection {
     Connection {
         protocol: flow.original.tuple.proto,
         state: flow.original.state.name().map(Into::into),
+        age_secs: u64::from(now.since(flow.details.created) / 1000),
         timeout_secs: u64::from(flow.details.remaining_ms / 1000),
         original: side(&flow.original, original),
         reply: side(&flow.reply, reply),
