@@ -27,6 +27,20 @@ if [ ${#missing[@]} -gt 0 ]; then
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
+# Prometheus asks for every panel of the dashboard. Its two programs alone: the package would start a server at boot.
+if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "setup: run as root once, to install: prometheus" >&2
+    exit 2
+  fi
+  echo "setup: installing prometheus"
+  folder=$(mktemp -d)
+  apt-get update -qq
+  (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb |
+    tar -x --directory /usr/local/bin --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool)
+  rm -r "$folder"
+fi
+
 command -v cargo >/dev/null || { echo "setup: no cargo on the PATH; install a Rust toolchain (1.95 or later) first" >&2; exit 2; }
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

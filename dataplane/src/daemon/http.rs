@@ -238,7 +238,11 @@ struct Asked {
 
 async fn scrape(State(asked): State<Asked>) -> impl IntoResponse {
     // Workers answer between two batches: not on the thread that others wait for.
-    let text = tokio::task::spawn_blocking(move || Some(metrics::text(&asked.daemon.upgrade()?.status()))).await;
+    let text = move || {
+        let daemon = asked.daemon.upgrade()?;
+        Some(metrics::text(&daemon.status(), &daemon.state().1))
+    };
+    let text = tokio::task::spawn_blocking(text).await;
     match text {
         Ok(Some(text)) => (StatusCode::OK, [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text),
         _ => (StatusCode::SERVICE_UNAVAILABLE, [(CONTENT_TYPE, "text/plain; charset=utf-8")], "ending\n".into()),
