@@ -247,3 +247,38 @@ fn diff_exits_0_for_the_same_1_for_different_2_where_it_cannot_tell() {
     assert!(stdout(&replayed).contains("packets would end otherwise"), "{}", stdout(&replayed));
     assert_eq!(weir(&["diff", old, "/nowhere.yaml"]).status.code(), Some(2));
 }
+
+#[test]
+fn diff_tells_what_connection_tracking_alone_keeps_alive_and_what_cut_and_drain_do_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = weir_fixtures::root().join("scenarios/denied-by-policy");
+    let (old, capture) = (scenario.join("snapshot.yaml"), scenario.join("in.pcap"));
+    let (new, config) = (folder.path().join("new.yaml"), folder.path().join("node.yaml"));
+    fs::write(&new, fs::read_to_string(&old).unwrap().replace("matchLabels: {app: gateway}", "matchLabels: {app: frontend}")).unwrap();
+    let [old, new, capture, config_path] = [&old, &new, &capture, &config].map(|path| path.to_str().unwrap());
+    for (on_change, held, words) in [("keep", "lives_on", "live on"), ("cut", "cut", "are cut"), ("drain", "reset", "are reset")] {
+        let text = format!("apiVersion: weir.dev/v1alpha1\nkind: NodeConfig\nnode: node-a\npolicy: {{onChange: {on_change}}}\n");
+        fs::write(&config, text).unwrap();
+        let json = |more: &[&str]| {
+            let output = weir(&[&["diff", old, new, "--config", config_path, "-o", "json"], more].concat());
+            assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+            serde_json::from_str::<serde_json::Value>(&stdout(&output)).unwrap()
+        };
+        // What was allowed and is not: the gateway's connections, of both families, to the pod and by its Service.
+        let classes = json(&[]);
+        let changes = classes["changes"].as_array().unwrap();
+        let open: Vec<_> = changes.iter().filter(|change| !change["open"].as_array().unwrap().is_empty()).collect();
+        assert_eq!((changes.len(), open.len()), (8, 4), "{classes}");
+        for change in open {
+            assert_eq!((&change["from"][0], &change["open"][0]["held"]), (&"shop/gateway".into(), &held.into()), "{change}");
+        }
+        let replayed = json(&["--pcap", capture]);
+        assert_eq!(replayed["held"], serde_json::json!({ held: 1 }), "{replayed}");
+        let flow = &replayed["open"][0];
+        assert_eq!((&flow["old"]["n"], &flow["old"]["verdict"], &flow["new"]["verdict"]), (&4.into(), &"forward".into(), &"drop".into()));
+        for more in [&[][..], &["--pcap", capture]] {
+            let output = weir(&[&["diff", old, new, "--config", config_path], more].concat());
+            assert!(stdout(&output).contains(words), "no {words:?} in\n{}", stdout(&output));
+        }
+    }
+}

@@ -4,11 +4,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use weir_dataplane::model::Family;
 
 use super::common::{NodeArgs, load_paths, table};
 use super::{Answer, Refused};
-use crate::diff::{Case, Diff, ReplayError, Replayed, compare, replayed};
-use crate::sim::reach::World;
+use crate::diff::{Case, Change, Diff, FlowChange, PacketChange, ReplayError, Replayed, compare, replayed};
+use crate::sim::reach::{Held, World};
 use crate::sim::replay::Hint;
 
 /// Arguments of `weir diff`.
@@ -91,12 +92,21 @@ pub(super) fn text(diff: &Diff) -> String {
         names.iter().for_each(|name| out.push_str(&format!("{sign} {name}\n")));
     }
     for change in &diff.changes {
-        out.push_str(&format!("{} -> {}: {}\n", some(&change.from), some(&change.to), change.traffic));
+        let family = if change.family == Family::V6 { " (ipv6)" } else { "" };
+        out.push_str(&format!("{} -> {}: {}{family}\n", some(&change.from), some(&change.to), change.traffic));
         for (sign, side) in [("-", &change.old), ("+", &change.new)] {
             out.push_str(&format!("  {sign} {} ({})\n", side.outcome.words(), side.why));
         }
+        for open in &change.open {
+            let to = open.backend.map(|backend| format!(" to {backend}")).unwrap_or_default();
+            out.push_str(&format!("  ~ open connections{to} {}\n", open.held.words()));
+        }
     }
-    out
+    let lives = |change: &&Change| change.open.iter().any(|open| open.held == Held::LivesOn);
+    match diff.changes.iter().filter(lives).count() {
+        0 => out,
+        count => out + &format!("\n{count} of {} changes leave connections open that nobody could open anew\n", diff.changes.len()),
+    }
 }
 
 fn replayed_text(diff: &Replayed) -> String {
@@ -111,6 +121,16 @@ fn replayed_text(diff: &Replayed) -> String {
     let mut out = table(&["N", "SOURCE", "DESTINATION", "PROTO", "VERDICT", "WHY"], rows);
     if !diff.same {
         out.push_str(&format!("\n{} of {} packets would end otherwise\n", diff.changed, diff.new.packets));
+    }
+    if !diff.open.is_empty() {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+        let rows = diff.open.iter().map(|FlowChange { opened: PacketChange { old, new }, held }| {
+            vec![old.n.to_string(), text(&old.src), text(&old.dst), text(&old.proto), held.word().into(), new.why()]
+        });
+        out.push_str("\nFlows that could not be opened any more, and what becomes of those that are open:\n\n");
+        out.push_str(&table(&["N", "SOURCE", "DESTINATION", "PROTO", "IF OPEN", "NEW ONES"], rows));
+        out.push('\n');
+        diff.held.iter().for_each(|(held, count)| out.push_str(&format!("{count} {}\n", held.words())));
     }
     out
 }

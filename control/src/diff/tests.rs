@@ -3,9 +3,11 @@
 use fastrand::Rng;
 
 use super::*;
+use weir_dataplane::model::OnChange;
+
 use crate::sim::reach::Place;
 use crate::sim::reach::tests::{cluster, traced, world};
-use crate::sim::trace::Tracer;
+use crate::sim::trace::{Question, Tracer};
 
 /// One change somewhere in a cluster: a policy, a Service or a pod's labels.
 fn changed_text(rng: &mut Rng, text: &str) -> String {
@@ -60,4 +62,61 @@ fn the_difference_equals_brute_force_on_random_clusters() {
         }
     }
     assert!(differing > 30, "{differing}");
+}
+
+#[test]
+fn open_connections_fare_as_packets_of_theirs_do_once_the_other_snapshot_is_in_force() {
+    let mut rng = Rng::with_seed(29);
+    let mut met: BTreeMap<Held, u32> = BTreeMap::new();
+    let mut texts = [String::new(), String::new()];
+    for round in 0..48 {
+        let on_change = [OnChange::Keep, OnChange::Cut, OnChange::Drain][round % 3];
+        if round % 3 == 0 {
+            let text = cluster(&mut rng);
+            texts = [changed_text(&mut rng, &text), text];
+            if rng.bool() {
+                texts.reverse();
+            }
+        }
+        let loaded = texts.each_ref().map(|text| world(text));
+        let [(old_snapshot, ..), (new_snapshot, ..)] = &loaded;
+        let mut config = loaded[0].1.clone();
+        config.policy.on_change = on_change;
+        let [old, new] = [old_snapshot, new_snapshot].map(|snapshot| World::new(snapshot, &config).unwrap());
+        let mut tracer = Tracer::new(old_snapshot, &config, 1);
+        let places = named(&[&old, &new]).into_iter().filter(|place| place.addresses.iter().all(Option::is_some));
+        let places: Vec<Place> = places.filter(|place| place.family == Family::V4).collect();
+        let mut asked = Vec::new();
+        for from in places.iter().filter(|from| from.kind == Kind::Pod) {
+            for to in places.iter().filter(|to| to.name != from.name) {
+                for port in [80, 8080] {
+                    let address = |place: &Place| crate::sim::place::Place::Address(place.addresses[0].unwrap().to_std());
+                    let (from, to, port) = (address(from), address(to), Some(port));
+                    let question = Question { from, to, proto: proto::TCP, port, sport: 50_000, family: None, seed: 1 };
+                    let answer = tracer.trace(&question).unwrap();
+                    if matches!(answer.verdict, "forward" | "host") {
+                        asked.push((question, answer));
+                    }
+                }
+            }
+        }
+        tracer.publish(new_snapshot);
+        for (question, answer) in asked {
+            let backend = answer.backend.as_ref().map(|backend| backend.parse().unwrap());
+            let snat = answer.snat.as_ref().map(|snat| snat.parse().unwrap());
+            let end = End { verdict: answer.verdict, reason: None, backend, snat };
+            let flow = crate::why::flow_of(&answer.packet, proto::TCP).unwrap();
+            let held = new.held(&old, &flow, &end, answer.service.is_some());
+            let now = tracer.trace(&question).unwrap();
+            let expected: &[&str] = match held {
+                Held::LivesOn => &["forward", "host"],
+                Held::Reset => &["reject"],
+                Held::Cut | Held::Forgotten | Held::Unroutable => &["drop"],
+            };
+            assert!(expected.contains(&now.verdict), "{on_change:?} {held:?}: {answer:?}\nbecame {now:?}\n{}\n\n{}", texts[0], texts[1]);
+            let refused = !new.reach(&flow).ends.iter().any(|other| other.passes() && other.backend == end.backend);
+            *met.entry(held).or_default() += u32::from(refused);
+        }
+    }
+    assert!([Held::LivesOn, Held::Cut, Held::Reset].iter().all(|held| met.get(held).is_some_and(|count| *count > 10)), "{met:?}");
 }

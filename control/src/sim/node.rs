@@ -48,6 +48,14 @@ impl SimNode {
         process(&mut cx, batch, observer);
     }
 
+    /// Puts another state of the same node in force; open connections stay.
+    #[cfg(test)]
+    pub(crate) fn publish(&mut self, state: &NodeState) {
+        let runtime = Runtime::offline(state, self.tables.runtime.config.clone());
+        let (state, generation) = (std::sync::Arc::new(state.clone()), self.tables.generation + 1);
+        self.tables = Tables::compile_shared(state, std::sync::Arc::new(runtime), generation, Some(&self.tables));
+    }
+
     /// What it looks packets up in.
     pub fn tables(&self) -> &Tables {
         &self.tables

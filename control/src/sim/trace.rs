@@ -122,6 +122,17 @@ impl<'a> Tracer<'a> {
         Self { snapshot, config, seed, nodes: BTreeMap::new() }
     }
 
+    /// Puts another snapshot in force on every node; open connections stay.
+    #[cfg(test)]
+    pub(crate) fn publish(&mut self, snapshot: &'a Snapshot) {
+        self.snapshot = snapshot;
+        for (name, node) in &mut self.nodes {
+            let mut config = self.config.clone();
+            config.node = name.clone();
+            node.publish(&compile(snapshot, name, &config).unwrap());
+        }
+    }
+
     /// Follows the first packet of the connection that `question` describes.
     ///
     /// # Errors

@@ -81,7 +81,7 @@ pub fn why(snapshot: &Snapshot, config: &NodeConfig, question: &Question) -> Res
     if passes {
         return Ok(answer);
     }
-    let failing: Vec<&End> = answer.outcome.ends.iter().filter(|end| !matches!(end.verdict, "forward" | "host")).collect();
+    let failing: Vec<&End> = answer.outcome.ends.iter().filter(|end| !end.passes()).collect();
     if !failing.iter().any(|end| matches!(end.reason, Some("POLICY_DENIED" | "POLICY_DENY"))) {
         answer.hint = hint(snapshot, question, &answer.outcome);
         return Ok(answer);
@@ -113,7 +113,7 @@ fn key(policy: &PolicyName) -> (PolicyKind, Option<String>, String) {
     (policy.kind, policy.namespace.clone(), policy.name.clone())
 }
 
-fn flow_of(packet: &Sent, proto: u8) -> Result<Flow, String> {
+pub(crate) fn flow_of(packet: &Sent, proto: u8) -> Result<Flow, String> {
     let end = |text: &str| match text.parse::<SocketAddr>() {
         Ok(end) => Ok((Ip::from(end.ip()), end.port())),
         Err(_) => text.parse().map(|ip: std::net::IpAddr| (Ip::from(ip), 0)).map_err(|error| format!("{text}: {error}")),

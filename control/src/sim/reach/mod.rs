@@ -5,6 +5,7 @@
 //! into groups that no table tells apart; `ports` likewise for ports. `diff`, `matrix` and `why` ask this and nothing else;
 //! tests compare it with `trace`, which sends packets.
 
+mod held;
 mod places;
 mod ports;
 #[cfg(test)]
@@ -15,17 +16,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use weir_dataplane::conntrack::Tuple;
-use weir_dataplane::model::{DenyAction, Direction, Ip, NodeConfig, NodeState, OverlayMode, proto};
+use weir_dataplane::model::{DenyAction, Direction, EndpointIndex, Ip, NodeConfig, NodeState, OverlayMode, proto};
 use weir_dataplane::policy::{Explained, Query, explain};
 use weir_dataplane::runtime::Runtime;
 use weir_dataplane::service::{Candidates, hairpin};
 use weir_dataplane::tables::{OwnerKind, Tables};
 use weir_dataplane::verdict::DropReason;
 
+pub use held::Held;
 pub use places::{Group, Kind, Place, groups, named};
 pub use ports::{Cuts, Span, cuts, spans, traffic};
 
-use super::row::{PolicySide, endpoint_of};
+use super::row::PolicySide;
 use crate::compile::compile;
 use crate::source::objects::Snapshot;
 
@@ -55,6 +57,13 @@ pub struct End {
     pub snat: Option<IpAddr>,
 }
 
+impl End {
+    /// Tells whether the connection is delivered.
+    pub fn passes(&self) -> bool {
+        matches!(self.verdict, "forward" | "host")
+    }
+}
+
 /// All ways in which a connection can end: several where a Service has several backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Outcome {
@@ -77,7 +86,7 @@ impl Outcome {
 
     /// Tells whether the connection is delivered, whichever way it takes.
     pub fn passes(&self) -> bool {
-        self.ends.iter().all(|end| matches!(end.verdict, "forward" | "host"))
+        self.ends.iter().all(End::passes)
     }
 
     /// `forward to 10.244.2.20:8080 from 10.0.0.10`, `drop POLICY_DENIED`; the ends apart by `or`.
@@ -118,6 +127,8 @@ pub struct World {
     nodes: Vec<Tables>,
     /// The node of each pod's and each node's address, and whether it is the node itself.
     homes: HashMap<Ip, (usize, bool)>,
+    /// The endpoint that has each pod's address.
+    pods: HashMap<Ip, EndpointIndex>,
     /// Where flows from outside to outside come in.
     default: usize,
 }
@@ -143,15 +154,16 @@ impl World {
             let runtime = Runtime::offline(&state, config);
             nodes.push(Tables::compile(&state, &runtime, 1));
         }
-        let mut homes = HashMap::new();
-        for endpoint in state.endpoints.iter().filter(|e| !e.host_network) {
+        let (mut homes, mut pods) = (HashMap::new(), HashMap::new());
+        for (index, endpoint) in (0..).zip(&state.endpoints).filter(|(_, endpoint)| !endpoint.host_network) {
             homes.extend(endpoint.addresses.iter().map(|a| (Ip::from(*a), (endpoint.node as usize, false))));
+            pods.extend(endpoint.addresses.iter().map(|a| (Ip::from(*a), index)));
         }
         for (index, node) in state.nodes.iter().enumerate() {
             homes.extend(node.addresses.iter().map(|a| (Ip::from(*a), (index, true))));
         }
         let default = state.nodes.iter().position(|n| n.name == config.node).unwrap_or(0);
-        Ok(Self { nodes, homes, default })
+        Ok(Self { nodes, homes, pods, default })
     }
 
     /// The state of the node that stands for the cluster where nodes do not differ.
@@ -301,8 +313,7 @@ impl World {
         let side = |pod: Ip, direction, peer: Ip| {
             let Some((node, false)) = self.homes.get(&pod) else { return None };
             let tables = self.nodes.get(*node)?;
-            let endpoint = endpoint_of(&tables.state, pod.to_std())?;
-            let query = Query { pod: endpoint, direction, peer, protocol: flow.proto, port, via_service };
+            let query = Query { pod: *self.pods.get(&pod)?, direction, peer, protocol: flow.proto, port, via_service };
             let explained: Explained = explain(&tables.state, &tables.runtime, &query);
             Some(PolicySide { direction, explained })
         };
