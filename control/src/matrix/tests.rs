@@ -1,5 +1,6 @@
 //! The matrix against the slow and plain evaluation of rules, and its page against a browser.
 
+use std::path::Path;
 use std::process::Command;
 
 use fastrand::Rng;
@@ -48,27 +49,26 @@ fn cells_between_pods_say_what_the_rules_read_one_by_one_say() {
     assert!(compared > 10_000 && denied > 2_000, "{compared} {denied}");
 }
 
-/// Opens the page at `hash` in headless Chromium and gives what it shows; `None` where there is no Chromium.
-fn shown(page: &std::path::Path, hash: &str, screenshot: &std::path::Path) -> Option<String> {
-    let url = format!("file://{}#{hash}", page.display());
+/// Opens a page in headless Chromium.
+fn chromium(url: &str, what: &str) -> std::process::Output {
     let profile = tempfile::tempdir().unwrap();
     let mut command = Command::new("chromium");
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,800", "--virtual-time-budget=2000"]);
     command.arg(format!("--user-data-dir={}", profile.path().display()));
-    let Ok(output) = command.arg("--dump-dom").arg(&url).output() else {
-        eprintln!("NOT TESTED: the matrix page, for there is no chromium (apt-get install chromium)");
-        return None;
-    };
-    let mut command = Command::new("chromium");
-    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,800", "--virtual-time-budget=2000"]);
-    command.arg(format!("--user-data-dir={}", profile.path().display()));
-    let taken = command.arg(format!("--screenshot={}", screenshot.display())).arg(&url).output().unwrap();
-    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
-    Some(String::from_utf8(output.stdout).unwrap())
+    let output = command.arg(what).arg(url).output().expect("chromium is there (ci/setup.sh installs it)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// What a page shows once its scripts ran, without the scripts.
+fn shown(page: &Path, fragment: &str) -> String {
+    let output = chromium(&format!("file://{}#{fragment}", page.display()), "--dump-dom");
+    let dom = String::from_utf8(output.stdout).unwrap();
+    dom.split("<script").next().unwrap_or_default().to_owned()
 }
 
 #[test]
-fn a_browser_shows_a_box_for_every_cell_and_the_reasons_of_the_chosen_one() {
+fn a_browser_shows_a_box_for_every_cell_the_reasons_of_a_clicked_one_and_what_a_filter_leaves() {
     let path = weir_fixtures::root().join("scenarios/denied-by-policy/snapshot.yaml");
     let (_, _, world) = world(&std::fs::read_to_string(path).unwrap());
     let matrix = matrix(&world);
@@ -78,14 +78,36 @@ fn a_browser_shows_a_box_for_every_cell_and_the_reasons_of_the_chosen_one() {
     let (from, to) = (index("shop/frontend"), index("shop/web-0"));
     assert_eq!(matrix.cell(from, to).unwrap().access, Access::Closed);
     let folder = tempfile::tempdir().unwrap();
-    let (file, screenshot) = (folder.path().join("matrix.html"), folder.path().join("matrix.png"));
-    std::fs::write(&file, html).unwrap();
-    let Some(dom) = shown(&file, &format!("{from},{to}"), &screenshot) else { return };
-    let body = dom.split("<script").next().unwrap_or_default();
-    assert_eq!(body.matches("data-cell=").count(), matrix.cells.len());
-    for text in ["shop/frontend → shop/web-0", "fails on peer", "class=\"closed chosen\""] {
-        assert!(dom.contains(text), "the page does not show {text:?}");
-    }
+    let (file, driven, screenshot) =
+        (folder.path().join("matrix.html"), folder.path().join("driven.html"), folder.path().join("matrix.png"));
+    std::fs::write(&file, &html).unwrap();
+    let boxes = |dom: &str| dom.matches("data-cell=").count();
+    let chosen = ["shop/frontend → shop/web-0", "fails on peer", "class=\"closed chosen\""];
+
+    let plain = shown(&file, "");
+    assert_eq!(boxes(&plain), matrix.cells.len());
+    assert!(plain.contains("Click a cell") && chosen[1..].iter().all(|text| !plain.contains(text)), "{plain}");
+
+    // A person types into the filter and clicks.
+    let hand = format!(
+        "const input = document.getElementById('filter'); input.value = 'shop/frontend'; input.dispatchEvent(new Event('input'));
+         document.querySelector('td[data-cell=\"{from},{to}\"]').click(); document.body.dataset.at = location.hash;"
+    );
+    std::fs::write(&driven, html.replace("</body>", &format!("<script>{hand}</script></body>"))).unwrap();
+    let by_hand = shown(&driven, "");
+    let named = |class: usize| matrix.classes[class].members.iter().any(|member| member.contains("shop/frontend"));
+    let left = matrix.cells.iter().filter(|cell| named(cell.from) || named(cell.to)).count();
+    assert!(0 < left && left < matrix.cells.len());
+    assert_eq!(boxes(&by_hand), left, "the filter leaves what has the pod on either side");
+    assert!(chosen.iter().all(|text| by_hand.contains(text)), "the click does not show the reasons: {by_hand}");
+
+    // What the address says by then shows others the same.
+    let link = format!("filter=shop/frontend&cell={from},{to}");
+    assert!(by_hand.contains(&format!("data-at=\"#{}\"", link.replace('&', "&amp;"))), "{by_hand}");
+    let body = |dom: &str| dom.split_once("<div class=\"map\">").unwrap().1.trim_end().to_owned();
+    assert_eq!(body(&shown(&file, &link)), body(&by_hand));
+
+    chromium(&format!("file://{}#{link}", file.display()), &format!("--screenshot={}", screenshot.display()));
     let picture = std::fs::read(screenshot).unwrap();
     assert!(picture.starts_with(b"\x89PNG") && picture.len() > 5_000, "{} bytes", picture.len());
 }
