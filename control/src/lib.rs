@@ -9,6 +9,7 @@ pub mod diff;
 pub mod lab;
 pub mod lint;
 pub mod matrix;
+pub mod observe;
 pub mod sim;
 pub mod source;
 pub mod why;

@@ -11,6 +11,7 @@ pub mod counters;
 pub mod craft;
 pub mod daemon;
 pub mod events;
+pub mod flows;
 pub mod io;
 pub mod model;
 pub mod nat;

@@ -23,7 +23,7 @@ use crate::conntrack::{
     self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, Fragments, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Probe, Ticks, Tuple,
 };
 use crate::counters::Counters;
-use crate::events::{CtState, Event, Observer, Trail};
+use crate::events::{CtState, Event, Hears, Observer, Trail, is_decision};
 use crate::io::{BATCH_MAX, Packet};
 use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, OverlayMode, proto};
 use crate::nat::{Rewrite, RewriteFlags, select_source};
@@ -169,9 +169,6 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
     let mut trail = Trail::default();
     for (index, (packet, arrival)) in batch.iter_mut().zip(&arrivals).enumerate() {
         let inbound = &arrival.inbound;
-        if O::LISTENS {
-            trail = Trail::default();
-        }
         packet.verdict = match arrival.ended {
             Some(verdict) => verdict,
             None => {
@@ -180,20 +177,30 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
             }
         };
         cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.len());
-        if O::LISTENS {
-            let inbound = arrival.ended.is_none().then_some(inbound);
-            let decap = match inbound.map(|inbound| inbound.sender) {
-                Some(Sender::Tunnel(node)) => Some(node),
-                _ => None,
-            };
-            let headers = inbound.map(|inbound| &inbound.headers);
-            observer.packet(&Event { index, in_port: packet.in_port, decap, headers, verdict: packet.verdict, trail: &trail });
+        if O::HEARS == Hears::Everything || O::HEARS == Hears::Decisions && is_decision(packet.verdict, trail.state) {
+            tell(observer, index, packet, arrival, &mut trail);
         }
     }
     cx.local.counters.batches += 1;
     cx.local.arrivals = arrivals;
     expire(cx);
     cx.conns.quiescent(&mut cx.local.conns);
+}
+
+/// Tells the observer how a packet ended, and cleans the trail for the next one.
+#[inline(never)]
+fn tell<O: Observer>(observer: &mut O, index: usize, packet: &Packet, arrival: &Arrival, trail: &mut Trail) {
+    // The trail of what ended before the stages is another packet's.
+    let (inbound, trail) = match arrival.ended {
+        Some(_) => (None, Trail::default()),
+        None => (Some(&arrival.inbound), std::mem::take(trail)),
+    };
+    let decap = match inbound.map(|inbound| inbound.sender) {
+        Some(Sender::Tunnel(node)) => Some(node),
+        _ => None,
+    };
+    let headers = inbound.map(|inbound| &inbound.headers);
+    observer.packet(&Event { index, in_port: packet.in_port, decap, headers, verdict: packet.verdict, trail: &trail });
 }
 
 /// Ends flows whose time is over, as far as the clock hand is due.
@@ -251,11 +258,19 @@ fn established<O: Observer>(
         cx.conns.remove(&mut cx.local.conns, hit.entry);
         return first_packet(cx, packet, inbound, trail);
     }
-    if O::LISTENS {
+    if O::HEARS == Hears::Everything {
         note_established(cx, hit, &view, trail);
     }
-    let exit = current_exit(cx, hit, &view)?;
-    let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
+    let outcome = current_exit(cx, hit, &view, trail).and_then(|exit| follow(cx, packet, inbound, &view, exit, trail));
+    let verdict = match outcome {
+        Ok(verdict) => verdict,
+        Err(refusal) => {
+            if O::HEARS == Hears::Decisions {
+                note_established(cx, hit, &view, trail);
+            }
+            return Err(refusal);
+        }
+    };
     if !steady {
         cx.conns.advance(hit, &view, kind);
     }
@@ -266,6 +281,8 @@ fn established<O: Observer>(
 /// The first packet of a flow: decides everything about it, once.
 #[inline(never)]
 fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    // Packets of known flows leave something behind where nobody hears of them.
+    *trail = Trail::default();
     let tuple = inbound.headers.tuple;
     let kind = opening_kind(cx.arena.bytes(&packet.frame), &inbound.headers);
     let state = FlowState::opening(tuple.proto, kind);
@@ -345,7 +362,7 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     let hit = insert(cx, &flow)?;
     let view = cx.conns.flow(hit);
     // Where another worker was faster, its choice of a backend counts, and so does the way there.
-    let exit = current_exit(cx, hit, &view)?;
+    let exit = current_exit(cx, hit, &view, trail)?;
     trail.after = Some(view.to);
     let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
     cx.conns.touch(hit, inbound.headers.l3_total, Ticks::from_nanos(cx.now));
@@ -473,16 +490,16 @@ fn insert(cx: &mut Cx<'_>, flow: &NewFlow) -> Result<Hit, Refusal> {
 
 /// The exit of a flow's direction, found anew where it was decided under other tables.
 #[inline(always)]
-fn current_exit(cx: &mut Cx<'_>, hit: Hit, view: &FlowView) -> Result<ExitId, Refusal> {
+fn current_exit(cx: &mut Cx<'_>, hit: Hit, view: &FlowView, trail: &mut Trail) -> Result<ExitId, Refusal> {
     if view.generation == cx.tables.generation && view.leg.exit != UNRESOLVED {
         return Ok(ExitId(view.leg.exit));
     }
-    revalidate(cx, hit)
+    revalidate(cx, hit, trail)
 }
 
 /// Looks at a flow with new tables: is there still a way, and is it still allowed (E1.37)?
 #[cold]
-fn revalidate(cx: &mut Cx<'_>, hit: Hit) -> Result<ExitId, Refusal> {
+fn revalidate(cx: &mut Cx<'_>, hit: Hit, trail: &mut Trail) -> Result<ExitId, Refusal> {
     let tables = cx.tables;
     let view = cx.conns.flow(hit);
     if view.generation != tables.generation && has_changed_hands(cx, hit) {
@@ -496,6 +513,9 @@ fn revalidate(cx: &mut Cx<'_>, hit: Hit) -> Result<ExitId, Refusal> {
         let sides = [(Direction::Egress, seen.src, seen.dst), (Direction::Ingress, seen.dst, seen.src)];
         for (direction, pod, peer) in sides {
             let judged = tables.judge(pod, direction, peer, seen.proto, seen.dport, original.nat_dst);
+            if !judged.allowed {
+                *(if direction == Direction::Egress { &mut trail.egress } else { &mut trail.ingress }) = Some(judged);
+            }
             match judged.reason {
                 None => {}
                 // The entry stays until it expires, so that the other end is told too.
@@ -586,9 +606,11 @@ fn is_transit(from: Sender, destination: &OwnerKind) -> bool {
     network && !matches!(destination, OwnerKind::LocalPod { .. } | OwnerKind::OwnNode)
 }
 
+#[inline(never)]
 fn note_established(cx: &Cx<'_>, hit: Hit, view: &FlowView, trail: &mut Trail) {
-    trail.state = CtState::Established(hit.dir);
-    trail.after = Some(view.to);
+    // What only a packet that goes nowhere has, it has already.
+    let Trail { egress, ingress, mtu, .. } = *trail;
+    *trail = Trail { state: CtState::Established(hit.dir), after: Some(view.to), egress, ingress, mtu, ..Trail::default() };
     let (asked, backend) = match hit.dir {
         FlowDir::Original => (view.tuple, (view.to.dst, view.to.dport)),
         FlowDir::Reply => (view.to.inverse(), (view.tuple.src, view.tuple.sport)),

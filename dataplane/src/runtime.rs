@@ -57,6 +57,13 @@ pub enum PortKind {
 }
 
 impl Port {
+    /// `namespace/name` of the pod at the other end.
+    pub fn pod_name(&self) -> Option<String> {
+        match &self.kind {
+            PortKind::Pod { namespace, name } => Some(format!("{namespace}/{name}")),
+            PortKind::Uplink | PortKind::Host | PortKind::Vacant => None,
+        }
+    }
     /// A port that is not there.
     pub fn vacant() -> Self {
         Self { kind: PortKind::Vacant, name: String::new(), mac: None, mtu: 0, unfinished_checksums: false }

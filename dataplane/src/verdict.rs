@@ -2,6 +2,8 @@
 //!
 //! Every frame that is received ends in exactly one [`Verdict`]: `received = forward + host + reply + drop`.
 
+use serde::{Deserialize, Serialize};
+
 use crate::io::PortId;
 
 /// How a frame ends.
@@ -20,11 +22,32 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+impl Verdict {
+    /// Its name: `forward`, `host`, `reply` or `drop`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forward(_) | Self::Encap(_) => "forward",
+            Self::Host(_) => "host",
+            Self::Reply(_) => "reply",
+            Self::Drop(_) => "drop",
+        }
+    }
+
+    /// Why the frame was dropped or refused.
+    pub const fn reason(self) -> Option<DropReason> {
+        match self {
+            Self::Drop(reason) | Self::Reply(Some(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal $name:literal $words:literal,)*) => {
         /// Why a frame was dropped or refused. Codes are public: append, never renumber, never reuse. Those below 220 are
         /// Cilium's, with its meaning (cilium `pkg/monitor/api/drop.go`); those from 220 on are our own.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "u8", try_from = "u8")]
         #[repr(u8)]
         pub enum DropReason { $($(#[doc = $doc])+ $variant = $code,)* }
 
@@ -41,6 +64,19 @@ macro_rules! reasons {
             pub const fn from_code(code: u8) -> Option<Self> { match code { $($code => Some(Self::$variant),)* _ => None } }
         }
     };
+}
+
+impl From<DropReason> for u8 {
+    fn from(reason: DropReason) -> Self {
+        reason.code()
+    }
+}
+
+impl TryFrom<u8> for DropReason {
+    type Error = String;
+    fn try_from(code: u8) -> Result<Self, String> {
+        Self::from_code(code).ok_or_else(|| format!("{code} is no drop reason"))
+    }
 }
 
 reasons! {

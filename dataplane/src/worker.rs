@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,6 +17,7 @@ use weir_xsk::{Binder, Bound, FrameCounts, PortConfig, PortError, PortStatistics
 
 use crate::conntrack::{ConnTable, Ticks};
 use crate::counters::Counters;
+use crate::flows::{Watch, Writer};
 use crate::io::xsk::XskIo;
 use crate::io::{BATCH_MAX, Batch, PacketIo, PortId};
 use crate::model::{Idle, Ip};
@@ -109,6 +110,10 @@ pub struct Setup {
     pub fragments: u32,
     /// Seed of its random numbers.
     pub seed: u64,
+    /// Where it notes what it decided.
+    pub notes: Writer,
+    /// Set while somebody wants to know of every packet, not of decisions alone.
+    pub everything: Arc<AtomicBool>,
     /// The instant that all workers count time from.
     pub epoch: Instant,
 }
@@ -241,6 +246,8 @@ struct Worker {
     connections: Arc<ConnTable>,
     affinity: Arc<Affinity>,
     local: Local,
+    notes: Writer,
+    everything: Arc<AtomicBool>,
     epoch: Instant,
     idle: Idle,
     rx: u64,
@@ -260,6 +267,8 @@ impl Worker {
             connections: setup.connections,
             affinity: setup.affinity,
             local: Local::new(flows, setup.fragments, setup.seed),
+            notes: setup.notes,
+            everything: setup.everything,
             epoch: setup.epoch,
             idle: setup.idle,
             rx: 0,
@@ -314,7 +323,12 @@ impl Worker {
             local: &mut self.local,
             now,
         };
-        pipeline::process(&mut cx, batch, &mut ());
+        let (ring, generation) = (&mut self.notes, self.tables.generation);
+        if self.everything.load(Ordering::Relaxed) {
+            pipeline::process(&mut cx, batch, &mut Watch::<true> { ring, generation, now });
+        } else {
+            pipeline::process(&mut cx, batch, &mut Watch::<false> { ring, generation, now });
+        }
         if let Some(destination) = self.local.unresolved.take() {
             let _ = self.mailbox.unresolved.force_push(destination);
         }

@@ -10,6 +10,8 @@ mod complete;
 mod connections;
 mod conntrack;
 mod diff;
+mod flow_filter;
+mod flows;
 mod lab;
 mod lint;
 mod man;
@@ -74,6 +76,8 @@ enum Command {
     Lint(lint::Args),
     /// Shows how the daemon does
     Status(status::Args),
+    /// Shows what was decided about packets: new flows and drops that are past, and every packet as it comes
+    Flows(flows::Args),
     /// Lists tracked connections
     Conntrack(conntrack::Args),
     /// Lists the Services in force and their backends
@@ -104,6 +108,7 @@ impl Command {
             Self::Why(args) => args.run(),
             Self::Lint(args) => args.run(),
             Self::Status(args) => args.run(),
+            Self::Flows(args) => args.run(),
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),
             Self::Policies(args) => args.run(),

@@ -75,7 +75,7 @@ impl Args {
         let port_of = replay::port_of(&node, &self.port_of).map_err(anyhow::Error::msg)?;
         let capture = Capture::open(&self.pcap).map_err(|error| fault(&self.pcap, error))?;
         let runtime = node.runtime().clone();
-        let mut namer = Namer::new(&state, &runtime);
+        let mut namer = Namer::new(node.tables().clone());
         let mut recorder = match &self.write {
             Some(path) => Some(Recorder::create(path, &runtime.ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>())?),
             None => None,
@@ -95,18 +95,19 @@ impl Args {
             }
             if self.per == Per::Packet && self.output == Form::Json {
                 lines.json_head(&mut out, note.number, note.time)?;
-                let rest = lines.rest(fate, || json_rest(&namer.row(note.number, note.time, fate)));
+                let rest = lines.rest(fate, || json_rest(&Row::new(note.number, &namer.flow(note.time, fate))));
                 writeln!(out, "{rest}")?;
             }
             let told = self.per == Per::Packet && self.output != Form::Json;
             if told || recorder.is_some() {
-                let row = namer.row(note.number, note.time, fate);
+                let flow = namer.flow(note.time, fate);
+                let row = Row::new(note.number, &flow);
                 if let Some(recorder) = &mut recorder {
                     recorder.write(taken, &row)?;
                 }
                 match self.output {
                     Form::Table if told => writeln!(out, "{}", packet_line(&row))?,
-                    Form::Hubble if told => writeln!(out, "{}", hubble::line(&mut namer, &row, fate))?,
+                    Form::Hubble if told => writeln!(out, "{}", hubble::line(&flow))?,
                     _ => {}
                 }
             }
@@ -126,8 +127,8 @@ impl Args {
                 }
             }
             Form::Hubble => {
-                for (row, fate) in flows.firsts(&mut namer) {
-                    writeln!(out, "{}", hubble::line(&mut namer, &row, &fate))?;
+                for flow in flows.firsts(&mut namer) {
+                    writeln!(out, "{}", hubble::line(&flow))?;
                 }
             }
         }

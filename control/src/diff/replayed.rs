@@ -183,9 +183,8 @@ fn rows_of(
     let state = compile(case.snapshot, &case.config.node, case.config).map_err(|e| other(&e))?;
     let mut node = SimNode::new(&state, case.config.clone(), seed).map_err(|e| other(&e))?;
     let port_of = replay::port_of(&node, hints).map_err(ReplayError::Other)?;
-    let runtime = node.runtime().clone();
-    let mut namer = Namer::new(&state, &runtime);
-    let mut watcher = |taken: &Taken<'_>| take(namer.row(taken.note.number, taken.note.time, taken.fate), taken.fate);
+    let mut namer = Namer::new(node.tables().clone());
+    let mut watcher = |taken: &Taken<'_>| take(Row::new(taken.note.number, &namer.flow(taken.note.time, taken.fate)), taken.fate);
     let ended = replay::run(&mut node, Capture::open(pcap)?, port_of, Some(&mut watcher), |_, _| {}).map_err(|e| other(&e))?;
     match ended.fault {
         Some(fault) => Err(fault.into()),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use weir_dataplane::conntrack::Tuple;
+use weir_dataplane::flows::Flow as NamedFlow;
 use weir_dataplane::io::PortId;
 use weir_dataplane::verdict::DropReason;
 
@@ -73,9 +74,9 @@ impl Flows {
     }
 
     /// All flows in the order of their first packets.
-    pub fn rows<'a>(&'a self, namer: &'a mut Namer<'_>) -> impl Iterator<Item = FlowRow> + 'a {
+    pub fn rows<'a>(&'a self, namer: &'a mut Namer) -> impl Iterator<Item = FlowRow> + 'a {
         self.flows.iter().map(|flow| FlowRow {
-            first: namer.row(flow.number, flow.first_time, &flow.first),
+            first: Row::new(flow.number, &namer.flow(flow.first_time, &flow.first)),
             packets: flow.packets,
             bytes: flow.bytes,
             last: super::row::timestamp(flow.last_time),
@@ -85,8 +86,8 @@ impl Flows {
     }
 
     /// The first packet of each flow, in order.
-    pub fn firsts(&self, namer: &mut Namer<'_>) -> Vec<(Row, Fate)> {
-        self.flows.iter().map(|flow| (namer.row(flow.number, flow.first_time, &flow.first), flow.first)).collect()
+    pub fn firsts<'a>(&'a self, namer: &'a mut Namer) -> impl Iterator<Item = NamedFlow> + 'a {
+        self.flows.iter().map(|flow| namer.flow(flow.first_time, &flow.first))
     }
 }
 

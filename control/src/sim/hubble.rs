@@ -4,13 +4,12 @@
 
 use serde_json::{Map, Value, json};
 use weir_dataplane::conntrack::Tuple;
-use weir_dataplane::model::{Direction, Ip, MacAddr, proto};
-use weir_dataplane::parse::Headers;
-use weir_dataplane::verdict::{DropReason, Verdict};
+use weir_dataplane::flows::{Encap, EventType, Flow, PacketHead, Party};
+use weir_dataplane::model::{Direction, MacAddr, proto};
+use weir_dataplane::verdict::DropReason;
 use weir_dataplane::wire::tcp;
 
-use super::fate::Fate;
-use super::row::{Encap, Namer, Row, endpoint_of};
+use super::row::timestamp;
 
 /// Event types of Cilium's monitor.
 const TYPE_DROP: u8 = 1;
@@ -22,71 +21,72 @@ const TO_OVERLAY: u8 = 4;
 const TO_NETWORK: u8 = 11;
 
 /// One line, without its end.
-pub fn line(namer: &mut Namer<'_>, row: &Row, fate: &Fate) -> String {
-    let node = namer.node();
-    json!({ "flow": flow(namer, row, fate), "node_name": node, "time": row.time }).to_string()
+pub fn line(flow: &Flow) -> String {
+    let time = timestamp(flow.time);
+    json!({ "flow": message(flow, &time), "node_name": flow.node, "time": time }).to_string()
 }
 
-fn flow(namer: &Namer<'_>, row: &Row, fate: &Fate) -> Value {
-    let mut flow = Map::new();
+/// The line that tells of events that never came.
+pub fn lost_line(count: u64) -> String {
+    // Numbers of 64 bits are strings in proto3's JSON.
+    json!({ "lost_events": { "source": "HUBBLE_RING_BUFFER", "num_events_lost": count.to_string() } }).to_string()
+}
+
+fn message(flow: &Flow, time: &str) -> Value {
+    let mut fields = Map::new();
     let mut put = |key: &str, value: Value| {
-        flow.insert(key.to_owned(), value);
+        fields.insert(key.to_owned(), value);
     };
-    put("time", json!(row.time));
-    put("verdict", json!(if fate.reason().is_some() { "DROPPED" } else { "FORWARDED" }));
-    if let Some(reason) = fate.reason() {
+    put("time", json!(time));
+    put("verdict", json!(flow.verdict()));
+    if let Some(reason) = flow.reason {
         let (code, name) = cilium(reason);
         put("drop_reason", json!(code));
         put("drop_reason_desc", json!(name));
     }
-    if let Some(headers) = &fate.headers {
-        if headers.src_mac != MacAddr::default() || headers.dst_mac != MacAddr::default() {
-            put("ethernet", json!({ "source": headers.src_mac.to_string(), "destination": headers.dst_mac.to_string() }));
+    if let Some(packet) = &flow.packet {
+        if packet.src_mac != MacAddr::default() || packet.dst_mac != MacAddr::default() {
+            put("ethernet", json!({ "source": packet.src_mac.to_string(), "destination": packet.dst_mac.to_string() }));
         }
-        put("IP", ip(&headers.tuple, fate.trail.after.as_ref()));
-        if let Some(l4) = l4(headers) {
+        put("IP", ip(&packet.tuple, flow.after.as_ref()));
+        if let Some(l4) = l4(packet) {
             put("l4", l4);
         }
-        put("source", endpoint(namer, headers.tuple.src));
-        let seen = fate.trail.backend.map_or(headers.tuple.dst, |b| b.address);
-        put("destination", endpoint(namer, seen));
-        put("Summary", json!(summary(headers)));
+        put("source", endpoint(flow.source.as_ref()));
+        put("destination", endpoint(flow.destination.as_ref()));
+        put("Summary", json!(summary(packet)));
     }
     put("Type", json!("L3_L4"));
-    put("node_name", json!(namer.node()));
-    let (kind, sub_type) = event_type(row, fate);
+    put("node_name", json!(flow.node));
+    let (kind, sub_type) = event_type(flow);
     put("event_type", json!({ "type": kind, "sub_type": sub_type }));
-    if let Some(service) = &row.service {
+    if let Some(service) = &flow.service {
         put("destination_service", json!({ "name": service.name, "namespace": service.namespace }));
     }
-    let direction = row.policy.as_ref().map(|side| side.direction).or_else(|| {
-        let local = |ip: Ip| endpoint_of(namer.state(), ip.to_std()).is_some();
-        let headers = fate.headers.as_ref()?;
-        if row.in_port.contains('/') { Some(Direction::Egress) } else { local(headers.tuple.dst).then_some(Direction::Ingress) }
-    });
-    if let Some(direction) = direction {
+    if let Some(direction) = flow.direction() {
         put("traffic_direction", json!(if direction == Direction::Ingress { "INGRESS" } else { "EGRESS" }));
     }
-    if kind == TYPE_TRACE {
-        let point = match sub_type {
-            TO_ENDPOINT => "TO_ENDPOINT",
-            TO_STACK => "TO_STACK",
-            TO_OVERLAY => "TO_OVERLAY",
-            _ => "TO_NETWORK",
-        };
+    let point = match flow.event_type() {
+        EventType::ToEndpoint => Some("TO_ENDPOINT"),
+        EventType::ToStack => Some("TO_STACK"),
+        EventType::ToOverlay => Some("TO_OVERLAY"),
+        EventType::ToNetwork | EventType::Trace => Some("TO_NETWORK"),
+        EventType::Drop => None,
+    };
+    if let Some(point) = point {
         put("trace_observation_point", json!(point));
     }
-    if let Some(reply) = fate.is_reply() {
+    if let Some(reply) = flow.state.is_reply() {
         put("is_reply", json!(reply));
     }
-    if let Some(reason) = trace_reason(row.state) {
+    if let Some(reason) = trace_reason(flow.state.name()) {
         put("trace_reason", json!(reason));
     }
-    if let Some(Encap { vni, vtep }) = &row.encap {
+    if let Some(Encap { vni, vtep }) = &flow.encap {
         put("tunnel", json!({ "protocol": "VXLAN", "IP": { "destination": vtep }, "vni": vni }));
     }
-    put("interface", json!({ "name": row.out.as_ref().unwrap_or(&row.in_port) }));
-    if let Some(side) = &row.policy {
+    put("interface", json!({ "name": flow.out_port.as_ref().unwrap_or(&flow.in_port) }));
+    if let Some(side) = &flow.policy {
         let word = if side.direction == Direction::Ingress { "ingress" } else { "egress" };
         let rules = side.explained.by.iter().map(|r| policy(&r.namespace, &r.name, r.kind));
         let denied: Vec<Value> = match &side.explained.denied_by {
@@ -102,7 +102,7 @@ fn flow(namer: &Namer<'_>, row: &Row, fate: &Fate) -> Value {
         }
     }
     put("emitter", json!({ "name": "weir", "version": env!("CARGO_PKG_VERSION") }));
-    Value::Object(flow)
+    Value::Object(fields)
 }
 
 fn policy(namespace: &Option<String>, name: &str, kind: weir_dataplane::model::PolicyKind) -> Value {
@@ -110,7 +110,7 @@ fn policy(namespace: &Option<String>, name: &str, kind: weir_dataplane::model::P
 }
 
 /// Number and name of Cilium's reason: our own where it has the same, else the nearest.
-fn cilium(reason: DropReason) -> (u8, &'static str) {
+pub fn cilium(reason: DropReason) -> (u8, &'static str) {
     let nearest = match reason {
         DropReason::ServiceNoLocalBackend
         | DropReason::ServiceNotProxied
@@ -137,7 +137,7 @@ fn ip(tuple: &Tuple, after: Option<&Tuple>) -> Value {
     ip
 }
 
-fn l4(headers: &Headers) -> Option<Value> {
+fn l4(headers: &PacketHead) -> Option<Value> {
     let ports = || json!({ "source_port": headers.tuple.sport, "destination_port": headers.tuple.dport });
     Some(match headers.tuple.proto {
         proto::TCP => {
@@ -159,7 +159,7 @@ fn flags(bits: u8) -> impl Iterator<Item = &'static str> {
 }
 
 /// The line that Hubble's printers still show.
-fn summary(headers: &Headers) -> String {
+pub fn summary(headers: &PacketHead) -> String {
     match headers.tuple.proto {
         proto::TCP => format!("TCP Flags: {}", flags(headers.tcp_flags).collect::<Vec<_>>().join(", ")),
         proto::UDP => "UDP".into(),
@@ -191,36 +191,24 @@ fn icmp_name(kind: u8, names: &[(u8, &str)]) -> String {
     names.iter().find(|(number, _)| *number == kind).map_or_else(|| format!("type {kind}"), |(_, name)| (*name).to_owned())
 }
 
-/// Who has an address: a pod with its labels, a node, or the world, with Cilium's reserved identities.
-fn endpoint(namer: &Namer<'_>, ip: Ip) -> Value {
-    let state = namer.state();
-    let address = ip.to_std();
-    if let Some(pod) = endpoint_of(state, address).and_then(|index| state.endpoints.get(index as usize)) {
-        let labels = state.identities.get(pod.identity as usize).map(|identity| &identity.labels);
-        let mut labels: Vec<String> = labels.into_iter().flatten().map(|(key, value)| format!("k8s:{key}={value}")).collect();
-        labels.push(format!("k8s:io.kubernetes.pod.namespace={}", pod.namespace));
-        // Identities of pods begin above the reserved ones (256).
-        return json!({ "identity": 256 + pod.identity, "namespace": pod.namespace, "labels": labels, "pod_name": pod.name });
+fn endpoint(party: Option<&Party>) -> Value {
+    match party {
+        Some(Party { identity, labels, pod: Some(pod) }) => {
+            json!({ "identity": identity, "namespace": pod.namespace, "labels": labels, "pod_name": pod.name })
+        }
+        Some(Party { identity, labels, pod: None }) => json!({ "identity": identity, "labels": labels }),
+        None => json!({}),
     }
-    let (identity, label) = match state.nodes.iter().position(|n| n.addresses.contains(&address)) {
-        Some(node) if node as u32 == state.this_node => (1, "reserved:host"),
-        Some(_) => (6, "reserved:remote-node"),
-        None => (2, "reserved:world"),
-    };
-    json!({ "identity": identity, "labels": [label] })
 }
 
-fn event_type(row: &Row, fate: &Fate) -> (u8, u8) {
-    if let Some(reason) = fate.reason() {
-        return (TYPE_DROP, cilium(reason).0);
+fn event_type(flow: &Flow) -> (u8, u8) {
+    match (flow.event_type(), flow.reason) {
+        (EventType::Drop, reason) => (TYPE_DROP, reason.map_or(0, |reason| cilium(reason).0)),
+        (EventType::ToEndpoint, _) => (TYPE_TRACE, TO_ENDPOINT),
+        (EventType::ToStack, _) => (TYPE_TRACE, TO_STACK),
+        (EventType::ToOverlay, _) => (TYPE_TRACE, TO_OVERLAY),
+        (EventType::ToNetwork | EventType::Trace, _) => (TYPE_TRACE, TO_NETWORK),
     }
-    let sub_type = match fate.verdict {
-        Verdict::Encap(_) => TO_OVERLAY,
-        Verdict::Host(_) => TO_STACK,
-        _ if row.out.as_ref().is_some_and(|out| out.contains('/')) => TO_ENDPOINT,
-        _ => TO_NETWORK,
-    };
-    (TYPE_TRACE, sub_type)
 }
 
 fn trace_reason(state: Option<&str>) -> Option<&'static str> {

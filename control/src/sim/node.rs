@@ -1,6 +1,7 @@
 //! One node of a simulated cluster: what a daemon would hold, in the process.
 
 use std::io;
+use std::sync::Arc;
 
 use weir_dataplane::conntrack::{ConnTable, TableConfig};
 use weir_dataplane::counters::Counters;
@@ -17,7 +18,7 @@ const AFFINITY_CLIENTS: u32 = 4096;
 
 /// One simulated node.
 pub struct SimNode {
-    tables: Tables,
+    tables: Arc<Tables>,
     conns: ConnTable,
     affinity: Affinity,
     local: Local,
@@ -31,7 +32,7 @@ impl SimNode {
     /// Where there is no memory for the tables.
     pub fn new(state: &NodeState, config: NodeConfig, seed: u64) -> io::Result<Self> {
         let runtime = Runtime::offline(state, config);
-        let tables = Tables::compile(state, &runtime, 1);
+        let tables = Arc::new(Tables::compile(state, &runtime, 1));
         let max = runtime.config.tables.connections;
         // The hash's key is no secret here: nobody attacks a replay, and answers must repeat.
         let size = TableConfig { max, key: seed.into(), workers: 1, owners: runtime.ports.len() as u32, share: max };
@@ -52,12 +53,12 @@ impl SimNode {
     #[cfg(test)]
     pub(crate) fn publish(&mut self, state: &NodeState) {
         let runtime = Runtime::offline(state, self.tables.runtime.config.clone());
-        let (state, generation) = (std::sync::Arc::new(state.clone()), self.tables.generation + 1);
-        self.tables = Tables::compile_shared(state, std::sync::Arc::new(runtime), generation, Some(&self.tables));
+        let (state, generation) = (Arc::new(state.clone()), self.tables.generation + 1);
+        self.tables = Arc::new(Tables::compile_shared(state, Arc::new(runtime), generation, Some(&self.tables)));
     }
 
     /// What it looks packets up in.
-    pub fn tables(&self) -> &Tables {
+    pub fn tables(&self) -> &Arc<Tables> {
         &self.tables
     }
     /// The state that it was made of.

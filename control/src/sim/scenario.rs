@@ -133,15 +133,14 @@ fn give(folder: &Path) -> Result<Given, String> {
     };
     let state = compile(&snapshot, &config.node, &config).map_err(|error| error.to_string())?;
     let mut node = SimNode::new(&state, config, SEED).map_err(|error| error.to_string())?;
-    let runtime = node.runtime().clone();
-    let mut namer = Namer::new(&state, &runtime);
+    let mut namer = Namer::new(node.tables().clone());
     let input = path("in.pcap");
     let capture = Capture::open(&input).map_err(|error| format!("{}: {error}", input.display()))?;
     let port_of = replay::port_of(&node, &[])?;
     let mut out = PcapWriter::new(Vec::new()).map_err(|error| error.to_string())?;
     let mut packets = Vec::new();
     let mut watcher = |taken: &Taken<'_>| -> io::Result<()> {
-        packets.push(namer.row(taken.note.number, taken.note.time, taken.fate));
+        packets.push(Row::new(taken.note.number, &namer.flow(taken.note.time, taken.fate)));
         taken.after.map_or(Ok(()), |bytes| out.packet(taken.note.time, bytes))
     };
     let ended = replay::run(&mut node, capture, port_of, Some(&mut watcher), |_, _| {}).map_err(|error| error.to_string())?;

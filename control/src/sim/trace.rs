@@ -21,7 +21,7 @@ use weir_dataplane::verdict::Verdict;
 use super::fate::{Fate, Fates};
 use super::node::SimNode;
 use super::place::Place;
-use super::row::{Encap, Namer, PolicySide, ServiceName, endpoint_of, protocol};
+use super::row::{Encap, Namer, PolicySide, Row, ServiceName, endpoint_of, protocol};
 use crate::compile::compile;
 use crate::source::objects::Snapshot;
 
@@ -198,7 +198,7 @@ fn follow(cluster: &mut Tracer<'_>, question: &Question) -> Result<Answer, Strin
         let (fate, sent) = pass(cluster.node(&node)?, port, &frame)?;
         let sim = cluster.node(&node)?;
         walk.tell(sim, port, &fate, candidates.len());
-        walk.encap = walk.encap.or_else(|| Namer::new(sim.state(), sim.runtime()).encap(&fate));
+        walk.encap = walk.encap.or_else(|| Namer::new(sim.tables().clone()).encap(&fate));
         if let Some(after) = fate.trail.after.filter(|after| after.src != tuple.src) {
             walk.snat = Some(after.src);
         }
@@ -226,7 +226,7 @@ fn follow(cluster: &mut Tracer<'_>, question: &Question) -> Result<Answer, Strin
     let ingress = judge(cluster, &state, seen.dst, Direction::Ingress, arrives_as, &seen, via_service)?;
 
     let source_node = cluster.node(&start.node)?;
-    let service = first.trail.service.and_then(|index| Namer::new(source_node.state(), source_node.runtime()).service(index));
+    let service = first.trail.service.and_then(|index| Namer::new(source_node.tables().clone()).service(index));
     let reason = last.reason();
     Ok(Answer {
         verdict: match last.verdict {
@@ -263,8 +263,8 @@ struct Walk {
 impl Walk {
     /// Puts what one node did into steps.
     fn tell(&mut self, node: &SimNode, port: PortId, fate: &Fate, candidates: usize) {
-        let mut namer = Namer::new(node.state(), node.runtime());
-        let row = namer.row(1, 0, fate);
+        let mut namer = Namer::new(node.tables().clone());
+        let row = Row::new(1, &namer.flow(0, fate));
         let name = namer.node().to_owned();
         let mut step = |stage, text: String| self.steps.push(Step { node: name.clone(), stage, text });
         let (src, dst) = (row.src.clone().unwrap_or_default(), row.dst.clone().unwrap_or_default());

@@ -2,19 +2,23 @@
 //! (32 bits, big endian).
 //!
 //! One connection carries any number of requests, one after the other. Each gets one [`Response`], except
-//! [`Request::Connections`], which gets as many [`Response::Connections`] as it takes. The socket is its owner's alone
-//! (mode 0600): whoever can connect may do everything.
+//! [`Request::Connections`] and [`Request::Flows`], which get as many as it takes; who follows flows gets them until it closes
+//! the connection, and at least one every [`HEARTBEAT`]. The socket is its owner's alone (mode 0600): whoever can connect may do
+//! everything.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::flows::{Flow, Query};
 use crate::model::{NodeState, PodPort};
 
 /// Bytes of the longest message: the state of a cluster of 10,000 services and 150,000 pods has about a tenth of it.
@@ -22,6 +26,12 @@ pub const MESSAGE_MAX_BYTES: u32 = 512 << 20;
 
 /// Connections in one [`Response::Connections`] at most.
 pub const CONNECTIONS_PER_MESSAGE: usize = 4096;
+
+/// Flows in one [`Response::Flows`] at most.
+pub const FLOWS_PER_MESSAGE: usize = 1024;
+
+/// How often a follower hears from the daemon though nothing happens: so each notices when the other has gone.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What the daemon is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +52,11 @@ pub enum Request {
     State,
     /// All connections. Answered by one or more [`Response::Connections`].
     Connections,
+    /// What became of packets. Answered by one or more [`Response::Flows`].
+    Flows {
+        /// Which ones.
+        query: Box<Query>,
+    },
     /// Take up a pod's port. Answered by [`Response::Done`].
     AttachPod {
         /// Which pod, behind which interface.
@@ -90,6 +105,15 @@ pub enum Response {
     Connections {
         /// At most [`CONNECTIONS_PER_MESSAGE`].
         connections: Vec<Connection>,
+        /// No more messages follow.
+        last: bool,
+    },
+    /// Some of the flows.
+    Flows {
+        /// At most [`FLOWS_PER_MESSAGE`], in order of time.
+        flows: Vec<Arc<Flow>>,
+        /// Events that were lost since the message before, for a slow reader, wanted or not.
+        lost: u64,
         /// No more messages follow.
         last: bool,
     },
@@ -349,17 +373,41 @@ impl Client {
     /// # Errors
     /// As [`call`](Self::call); then some may have been handed over.
     pub fn connections(&mut self, mut each: impl FnMut(Connection)) -> Result<(), ClientError> {
-        let mut response = self.call(&Request::Connections)?;
-        loop {
-            let Response::Connections { connections, last } = response else {
-                return Err(ClientError::Unexpected(self.path.clone()));
-            };
-            connections.into_iter().for_each(&mut each);
-            if last {
-                return Ok(());
+        self.stream(&Request::Connections, |response| match response {
+            Response::Connections { connections, last } => {
+                connections.into_iter().for_each(&mut each);
+                Some(if last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             }
+            _ => None,
+        })
+    }
+
+    /// Asks for flows and hands them to `each` with the number of events lost before them, as they come; the last of them, unless
+    /// the query follows. Ends early where `each` says so.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call); then some may have been handed over.
+    pub fn flows(&mut self, query: Query, mut each: impl FnMut(Vec<Arc<Flow>>, u64) -> ControlFlow<()>) -> Result<(), ClientError> {
+        self.stream(&Request::Flows { query: Box::new(query) }, |response| match response {
+            Response::Flows { flows, lost, last } => {
+                let on = each(flows, lost);
+                Some(if last { ControlFlow::Break(()) } else { on })
+            }
+            _ => None,
+        })
+    }
+
+    /// Sends a request that is answered by many messages, each of which must come in time, and hands them to `each` until it
+    /// breaks off; `None` of it says that the answer is to another question.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn stream(&mut self, request: &Request, mut each: impl FnMut(Response) -> Option<ControlFlow<()>>) -> Result<(), ClientError> {
+        let mut response = self.call(request)?;
+        while each(response).ok_or_else(|| ClientError::Unexpected(self.path.clone()))?.is_continue() {
             response = self.receive()?;
         }
+        Ok(())
     }
 
     fn receive(&mut self) -> Result<Response, ClientError> {

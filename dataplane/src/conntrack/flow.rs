@@ -32,7 +32,8 @@ impl EntryId {
 }
 
 /// Which way a packet of a flow goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum FlowDir {
     /// As the first packet went.

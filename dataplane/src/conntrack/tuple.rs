@@ -2,13 +2,15 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Ip, proto};
 
 /// One direction of a flow, as a packet of it carries it. Host order.
 ///
 /// ICMP and ICMPv6 echo: both ports are the identifier, in the request as in the reply, so that [`Tuple::inverse`] holds
 /// for them too. Protocols without ports, and other ICMP: both ports are 0.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Tuple {
     /// Source address.
     pub src: Ip,

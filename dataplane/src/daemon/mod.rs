@@ -30,6 +30,7 @@ use self::host_pair::HostPair;
 use self::http::Http;
 use self::ports::{Attached, resume_vlan_stripping};
 use crate::conntrack::{self, ConnTable, TableConfig};
+use crate::flows::{self, Hub};
 use crate::model::{Node, NodeConfig, NodeState, OverlayMode};
 use crate::overlay::vxlan::mtu_overhead;
 use crate::runtime::{Runtime, Underlay};
@@ -42,6 +43,8 @@ pub use server::{Server, take_over};
 
 /// No pod's flows, its own and those to it, may fill more than this part of the connection table.
 const POD_SHARE: u32 = 4;
+/// Records that wait in a worker's ring, 3 MB: what it forwards in the 5 ms between two looks of the [`Hub`], and then some.
+const NOTES: usize = 8192;
 
 /// Why a daemon ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +63,10 @@ pub struct Daemon {
     started: Instant,
     workers: Vec<Handle>,
     connections: Arc<ConnTable>,
+    /// What the workers note, and who wants to know.
+    flows: Arc<Hub>,
+    /// The thread that gathers it.
+    gatherer: std::thread::JoinHandle<()>,
     stopping: AtomicBool,
     ends: Sender<End>,
     inner: Mutex<Inner>,
@@ -125,8 +132,11 @@ impl Daemon {
         );
         let affinity = Arc::new(Affinity::new(config.tables.connections / 16, u64::from_ne_bytes(entropy()?)));
         let epoch = Instant::now();
-        let mut workers = Vec::new();
+        let everything = Arc::new(AtomicBool::new(false));
+        let (mut workers, mut readers) = (Vec::new(), Vec::new());
         for core in cores {
+            let (notes, reader) = flows::ring(NOTES);
+            readers.push(reader);
             let setup = Setup {
                 core,
                 idle: config.workers.idle,
@@ -136,6 +146,8 @@ impl Daemon {
                 tables: tables.clone(),
                 fragments: config.tables.fragments,
                 seed: u64::from_ne_bytes(entropy()?),
+                notes,
+                everything: everything.clone(),
                 epoch,
             };
             workers.push(Handle::start(setup)?);
@@ -143,6 +155,11 @@ impl Daemon {
         let mut sweeper = connections.worker().context("the connection table has no room for the daemon")?;
         connections.park(&mut sweeper);
         let reader = connections.reader().context("the connection table has no room for the daemon")?;
+        let flows = Arc::new(Hub::new(readers, epoch, everything, tables.clone()));
+        let gatherer = std::thread::Builder::new().name("flows".into()).spawn({
+            let flows = flows.clone();
+            move || flows.run()
+        })?;
         let inner = Inner {
             net,
             sweeper,
@@ -157,8 +174,9 @@ impl Daemon {
             attached: BTreeMap::new(),
             vlan_stripping: false,
         };
-        let daemon =
-            Self { config, started: epoch, workers, connections, stopping: AtomicBool::new(false), ends, inner: Mutex::new(inner) };
+        let stopping = AtomicBool::new(false);
+        let inner = Mutex::new(inner);
+        let daemon = Self { config, started: epoch, workers, connections, flows, gatherer, stopping, ends, inner };
         daemon.attach_first()?;
         Ok(daemon)
     }
@@ -192,6 +210,9 @@ impl Daemon {
         // The programs go first: what still arrives then meets a guarded interface, not a half-closed worker.
         drop(inner);
         self.workers.into_iter().for_each(Handle::stop);
+        self.flows.end();
+        // If it panicked, that is why we are here.
+        let _ = self.gatherer.join();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

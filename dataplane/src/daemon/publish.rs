@@ -88,10 +88,13 @@ impl Daemon {
         let runtime = Arc::new(with_macs(&inner.runtime, &state));
         let tables =
             Arc::new(Tables::compile_next(state, runtime, generation, Some(&before), &|counter| self.connections.counted(counter)));
+        self.flows.expect(tables.clone());
         self.workers.iter().for_each(|worker| worker.publish(tables.clone()));
         inner.tables = tables.clone();
         inner.published = inner.runtime.clone();
-        if !self.in_force(generation, Instant::now() + IN_FORCE) {
+        if self.in_force(generation, Instant::now() + IN_FORCE) {
+            self.flows.settle(generation);
+        } else {
             tracing::error!(generation, "a worker does not take new tables");
         }
         if !tables.reassigned.is_empty() || !Arc::ptr_eq(&tables.services, &before.services) {

@@ -8,10 +8,14 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use anyhow::Context;
+use crossbeam::channel::RecvTimeoutError;
 
 use super::{Daemon, End};
-use crate::admin::protocol::{CONNECTIONS_PER_MESSAGE, Connection, ConnectionSide, Request, Response, receive, send};
+use crate::admin::protocol::{
+    CONNECTIONS_PER_MESSAGE, Connection, ConnectionSide, FLOWS_PER_MESSAGE, HEARTBEAT, Request, Response, receive, send,
+};
 use crate::conntrack::{ConnTable, FlowCounts, FlowRecord, FlowView, Ticks};
+use crate::flows::{Hub, Query};
 
 /// How long a daemon may take to end for another one.
 const TAKEOVER_MAX: Duration = Duration::from_secs(10);
@@ -121,14 +125,22 @@ impl Drop for Server {
 fn converse(mut stream: UnixStream, daemon: &Weak<Daemon>) -> io::Result<()> {
     while let Some(request) = receive::<Request>(&mut stream)? {
         let Some(daemon) = daemon.upgrade() else { return Ok(()) };
-        if request == Request::Connections {
-            let (table, now) = (daemon.connections.clone(), daemon.now());
-            drop(daemon);
-            connections(&mut stream, &table, now)?;
-        } else {
-            let response = answer(&daemon, request);
-            drop(daemon);
-            send(&mut stream, &response)?;
+        match request {
+            Request::Connections => {
+                let (table, now) = (daemon.connections.clone(), daemon.now());
+                drop(daemon);
+                connections(&mut stream, &table, now)?;
+            }
+            Request::Flows { query } => {
+                let hub = daemon.flows.clone();
+                drop(daemon);
+                flows(&mut stream, &hub, &query)?;
+            }
+            request => {
+                let response = answer(&daemon, request);
+                drop(daemon);
+                send(&mut stream, &response)?;
+            }
         }
     }
     Ok(())
@@ -160,6 +172,31 @@ fn answer(daemon: &Daemon, request: Request) -> Response {
         }
         // Answered in several messages by the caller.
         Request::Connections => Response::Connections { connections: Vec::new(), last: true },
+        Request::Flows { .. } => Response::Flows { flows: Vec::new(), lost: 0, last: true },
+    }
+}
+
+/// Sends what was kept, and to a follower what comes, until it has gone.
+fn flows(stream: &mut UnixStream, hub: &Hub, query: &Query) -> io::Result<()> {
+    let (kept, following) = hub.ask(query);
+    let mut parts = kept.chunks(FLOWS_PER_MESSAGE).peekable();
+    while let Some(part) = parts.next() {
+        let last = following.is_none() && parts.peek().is_none();
+        send(stream, &Response::Flows { flows: part.to_vec(), lost: 0, last })?;
+    }
+    let Some(following) = following else {
+        return if kept.is_empty() { send(stream, &Response::Flows { flows: Vec::new(), lost: 0, last: true }) } else { Ok(()) };
+    };
+    loop {
+        let mut flows = Vec::new();
+        match following.events.recv_timeout(HEARTBEAT) {
+            Ok(flow) => flows.extend(std::iter::once(flow).chain(following.events.try_iter().take(FLOWS_PER_MESSAGE - 1))),
+            Err(RecvTimeoutError::Timeout) => {}
+            // The hub has ended.
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        flows.retain(|flow| query.filter.wants(flow) && query.until.is_none_or(|until| flow.time <= until));
+        send(stream, &Response::Flows { flows, lost: following.take_lost(), last: false })?;
     }
 }
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// One type for both families keeps every table and every stage single. A *frame* whose IPv6 header carries a mapped
 /// address is refused by the parser, so the two can never be confused.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "IpAddr", into = "IpAddr")]
 pub struct Ip(pub u128);
 
 const MAPPED: u128 = 0xffff << 32;
@@ -37,6 +38,11 @@ impl Ip {
     }
 }
 
+impl From<Ip> for IpAddr {
+    fn from(ip: Ip) -> Self {
+        ip.to_std()
+    }
+}
 impl From<IpAddr> for Ip {
     fn from(addr: IpAddr) -> Self {
         match addr {

@@ -21,6 +21,7 @@ pub(super) fn is_odd(headers: &Headers) -> bool {
 /// Sends such a packet on.
 #[cold]
 pub(super) fn forward<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    *trail = Trail::default();
     let headers = &inbound.headers;
     if admit::is_gateway(headers.tuple.dst) {
         return to_gateway(cx, packet, inbound);
@@ -56,7 +57,7 @@ fn later_fragment(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail
     let hit = cx.conns.lookup(hash, &tuple).ok_or(unknown)?;
     let view = cx.conns.flow(hit);
     trail.state = CtState::Established(hit.dir);
-    let exit = current_exit(cx, hit, &view)?;
+    let exit = current_exit(cx, hit, &view, trail)?;
     let whole = Inbound { hash, ..*inbound };
     trail.after = Some(view.to);
     let verdict = super::follow(cx, packet, &whole, &view, exit, trail)?;
@@ -71,7 +72,7 @@ fn icmp_error(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &m
     let related = hit.map(|hit| (hit, cx.conns.flow(hit))).filter(|(_, view)| may_report(cx.tables, inbound, &view.tuple));
     let Some((hit, view)) = related else { return unrelated(cx, packet, inbound, trail) };
     trail.state = CtState::Related(hit.dir);
-    let exit = current_exit(cx, hit, &view)?;
+    let exit = current_exit(cx, hit, &view, trail)?;
     let way = cx.tables.routes.exit(exit);
     fits(cx, inbound, way, trail)?;
     nat::translate_error(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers, &view.tuple, &view.to)?;

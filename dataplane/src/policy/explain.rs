@@ -3,9 +3,10 @@
 //! Slow and plain: walks the rules of the `NodeState` one by one, without the compiled rows, so that it also checks them
 //! (property test). Nothing of it runs while nobody asks.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::classes::rules_of;
 use crate::model::{
@@ -32,7 +33,7 @@ pub struct Query {
 }
 
 /// What policy says of one side, as `weir trace` prints it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explained {
     /// A NetworkPolicy selects the pod in this direction.
     pub isolated: bool,
@@ -49,7 +50,7 @@ pub struct Explained {
 }
 
 /// A policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyName {
     /// Its API.
     pub kind: PolicyKind,
@@ -60,7 +61,7 @@ pub struct PolicyName {
 }
 
 /// A rule of a policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleName {
     /// The policy's API.
     pub kind: PolicyKind,
@@ -73,7 +74,7 @@ pub struct RuleName {
 }
 
 /// A rule that would admit, were it not for one part.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nearest {
     /// The policy's namespace.
     pub namespace: Option<String>,
@@ -82,7 +83,7 @@ pub struct Nearest {
     /// Position in the list; `None` where the policy has no rule for this direction.
     pub rule: Option<usize>,
     /// The first part that fails: peer, namespace, port, protocol, ipBlock, direction.
-    pub fails: &'static str,
+    pub fails: Cow<'static, str>,
     /// In words.
     pub detail: String,
 }
@@ -234,7 +235,7 @@ fn nearest(state: &NodeState, isolating: &[&Policy], peer: &Peer<'_>, destinatio
     for policy in isolating {
         let rules = rules_of(policy, query.direction);
         let name = |rule, (closeness, fails, detail): (Closeness, &'static str, String)| {
-            (closeness, Nearest { namespace: policy.namespace.clone(), name: policy.name.clone(), rule, fails, detail })
+            (closeness, Nearest { namespace: policy.namespace.clone(), name: policy.name.clone(), rule, fails: fails.into(), detail })
         };
         let mut failures: Vec<(Closeness, Nearest)> =
             rules.iter().enumerate().map(|(n, rule)| name(Some(n), failure(state, rule, peer, destination, query))).collect();

@@ -200,8 +200,8 @@ fn one_policy_admits_what_its_rules_say_and_nothing_else() {
     let nearest = |peer: &str, protocol, port| {
         let query = Query { pod: 0, direction: Direction::Ingress, peer: ip(peer), protocol, port, via_service: false };
         let nearest = explain(&state, &runtime, &query).nearest.unwrap();
-        (nearest.rule, nearest.fails, nearest.detail)
+        (nearest.rule, nearest.fails.to_string(), nearest.detail)
     };
-    assert_eq!(nearest("10.0.0.2", 6, 8080), (Some(0), "port", "8080 is not in 80-90".into()));
-    assert_eq!(nearest("10.0.0.3", 6, 80), (Some(0), "peer", "the pod has app=c, not the label app=b".into()));
+    assert_eq!(nearest("10.0.0.2", 6, 8080), (Some(0), "port".into(), "8080 is not in 80-90".into()));
+    assert_eq!(nearest("10.0.0.3", 6, 80), (Some(0), "peer".into(), "the pod has app=c, not the label app=b".into()));
 }

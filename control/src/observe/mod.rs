@@ -1,0 +1,3 @@
+//! What the daemon saw, as people read it.
+
+pub mod text;

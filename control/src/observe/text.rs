@@ -1,0 +1,176 @@
+//! Flow events in the words and forms of `hubble observe`.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use weir_dataplane::flows::{EventType, Flow, Party, Verdict};
+use weir_dataplane::verdict::DropReason;
+
+use crate::sim::hubble::{cilium, summary};
+use crate::sim::row::end;
+
+/// What the lines of one printer have in common.
+#[derive(Clone, Debug)]
+pub struct Style {
+    /// Where times are told.
+    pub zone: TimeZone,
+    /// Addresses instead of names.
+    pub numeric: bool,
+    /// Name the node.
+    pub node: bool,
+    /// Say what policies said.
+    pub policies: bool,
+}
+
+/// The columns of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Columns {
+    /// `Nov 20 15:04:05.000`.
+    pub time: String,
+    /// The node that decided, where it is wanted.
+    pub node: Option<String>,
+    /// Sender, or of a reply, who it is for.
+    pub source: String,
+    /// The other end.
+    pub destination: String,
+    /// `->`, `<-` for replies, `<>` where nobody knows.
+    pub arrow: &'static str,
+    /// Event type, or of a drop, the reason.
+    pub kind: String,
+    /// `FORWARDED` or `DROPPED`.
+    pub verdict: String,
+    /// The packet in short, and where wanted, what policies said.
+    pub summary: String,
+}
+
+/// Names the columns of a table.
+pub const HEADERS: [&str; 6] = ["TIMESTAMP", "SOURCE", "DESTINATION", "TYPE", "VERDICT", "SUMMARY"];
+
+impl Columns {
+    /// The columns of `flow`.
+    pub fn new(flow: &Flow, style: &Style) -> Self {
+        let is_reply = flow.state.is_reply();
+        let (source, destination) = ends(flow, style);
+        let (source, destination) = if is_reply == Some(true) { (destination, source) } else { (source, destination) };
+        let mut words = flow.packet.as_ref().map(summary).unwrap_or_default();
+        if let Some(side) = flow.policy.as_ref().filter(|_| style.policies) {
+            words = if words.is_empty() { side.words() } else { format!("{words}; {}", side.words()) };
+        }
+        Self {
+            time: stamp(flow.time, &style.zone),
+            node: style.node.then(|| flow.node.clone()),
+            source,
+            destination,
+            arrow: match is_reply {
+                Some(false) => "->",
+                Some(true) => "<-",
+                None => "<>",
+            },
+            kind: flow.reason.map_or_else(|| point(flow.event_type()), drop_text).into(),
+            verdict: match flow.verdict() {
+                Verdict::Forwarded => "FORWARDED",
+                Verdict::Dropped => "DROPPED",
+            }
+            .into(),
+            summary: words,
+        }
+    }
+
+    /// `Nov 20 15:04:05.000: shop/a:1234 (ID:257) -> shop/b:80 (ID:258) to-endpoint FORWARDED (TCP Flags: SYN)`
+    pub fn compact(&self) -> String {
+        let Self { time, source, destination, arrow, kind, verdict, summary, .. } = self;
+        let node = self.node.as_ref().map(|node| format!(" [{node}]")).unwrap_or_default();
+        let summary = if summary.is_empty() { String::new() } else { format!(" ({summary})") };
+        format!("{time}{node}: {source} {arrow} {destination} {kind} {verdict}{summary}")
+    }
+
+    /// One field a line.
+    pub fn dict(&self) -> String {
+        let Self { time, source, destination, kind, verdict, summary, .. } = self;
+        let node = self.node.as_ref().map(|node| format!("       NODE: {node}\n")).unwrap_or_default();
+        format!(
+            "  TIMESTAMP: {time}\n{node}     SOURCE: {source}\nDESTINATION: {destination}\n       TYPE: {kind}\n    VERDICT: {verdict}\n    SUMMARY: {summary}"
+        )
+    }
+
+    /// One row of a table without end, whose widths are not known beforehand.
+    pub fn row(&self) -> String {
+        let Self { time, source, destination, kind, verdict, summary, .. } = self;
+        let node = self.node.as_ref().map(|node| format!("{node:<16}   ")).unwrap_or_default();
+        format!("{time:<19}   {node}{source:<32}   {destination:<32}   {kind:<16}   {verdict:<9}   {summary}")
+    }
+}
+
+/// Both ends: `namespace/pod:port (ID:n)`, or an address and whose it is.
+fn ends(flow: &Flow, style: &Style) -> (String, String) {
+    let Some(packet) = &flow.packet else { return (flow.in_port.clone(), flow.out_port.clone().unwrap_or_else(|| "<>".into())) };
+    let tuple = &packet.tuple;
+    // A name is of who has the address after the service choice, so its port is that one's too.
+    let (dst, dport) = match (flow.backend, flow.state.is_reply()) {
+        (Some(backend), Some(false) | None) => (backend.ip().into(), backend.port()),
+        (_, Some(true)) => flow.after.map_or((tuple.dst, tuple.dport), |after| (after.dst, after.dport)),
+        (None, _) => (tuple.dst, tuple.dport),
+    };
+    let one = |party: &Option<Party>, ip, port| {
+        let address = end(packet, ip, port);
+        match party {
+            Some(Party { identity, pod: Some(pod), .. }) => {
+                let port = if packet.has_ports() { format!(":{port}") } else { String::new() };
+                let name = if style.numeric { address } else { format!("{pod}{port}") };
+                format!("{name} (ID:{identity})")
+            }
+            Some(Party { labels, .. }) => {
+                let whose = labels.first().and_then(|label| label.strip_prefix("reserved:")).unwrap_or("unknown");
+                format!("{address} ({whose})")
+            }
+            None => address,
+        }
+    };
+    (one(&flow.source, tuple.src, tuple.sport), one(&flow.destination, dst, dport))
+}
+
+fn stamp(time: u64, zone: &TimeZone) -> String {
+    let Ok(timestamp) = Timestamp::from_nanosecond(time.into()) else { return time.to_string() };
+    timestamp.to_zoned(zone.clone()).strftime("%b %e %H:%M:%S%.3f").to_string()
+}
+
+fn point(event: EventType) -> &'static str {
+    match event {
+        EventType::Drop => "drop",
+        EventType::ToEndpoint => "to-endpoint",
+        EventType::ToStack => "to-stack",
+        EventType::ToOverlay => "to-overlay",
+        EventType::ToNetwork | EventType::Trace => "to-network",
+    }
+}
+
+/// What Hubble prints for a reason (cilium `pkg/monitor/api/drop.go`).
+fn drop_text(reason: DropReason) -> &'static str {
+    match cilium(reason).0 {
+        132 => "Invalid source ip",
+        133 => "Policy denied",
+        134 => "Invalid packet",
+        135 => "CT: Truncated or invalid header",
+        136 => "Fragmentation needed",
+        139 => "Unsupported L3 protocol",
+        142 => "Unknown L4 protocol",
+        151 => "Stale or unroutable IP",
+        155 => "CT: Map insertion failed",
+        156 => "Invalid IPv6 extension header",
+        157 => "IP fragmentation not supported",
+        158 => "Service backend not found",
+        160 => "No tunnel/encapsulation endpoint (datapath BUG!)",
+        166 => "Unsupported L2 protocol",
+        167 => "No mapping for NAT masquerade",
+        169 => "FIB lookup failed",
+        170 => "Encapsulation traffic is prohibited",
+        175 => "First logical datagram fragment not found",
+        177 => "Denied by LB src range check",
+        181 => "Policy denied by denylist",
+        182 => "VLAN traffic disallowed by VLAN filter",
+        183 => "Incorrect VNI from VTEP",
+        196 => "TTL exceeded",
+        198 => "Rate limited",
+        203 => "Endpoint not ready",
+        _ => reason.name(),
+    }
+}
