@@ -8,6 +8,8 @@ packages=(
   gcc libc6-dev make clang llvm m4 pkg-config libelf-dev zlib1g-dev libbpf-dev
   # what the tests, the demo and the benches run in their own namespaces
   iproute2 iputils-ping ethtool tcpdump iperf3 netcat-openbsd curl nftables python3 procps jq
+  # instructions are counted (ci/instructions.sh)
+  valgrind
   # the matrix page is looked at in a browser
   chromium
 )

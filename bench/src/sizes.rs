@@ -6,6 +6,11 @@ pub fn flows() -> Vec<u32> {
     [1_000, 100_000, 1_000_000, 10_000_000].into_iter().filter(|flows| *flows <= limit).collect()
 }
 
+/// As many flows as asked for, or as the run is limited to.
+pub fn up_to(flows: u32) -> u32 {
+    flows.min(limit())
+}
+
 fn limit() -> u32 {
     std::env::var("WEIR_BENCH_FLOWS_MAX").ok().and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)
 }

@@ -1,46 +1,136 @@
-//! Runs one row of the pipeline bench a few times: for callgrind and perf, and for a quick look.
+//! Runs one row of the benches a few times: for callgrind and perf, and for a quick look.
 //!
-//! `rounds [ROW [FLOWS [ROUNDS]]]`, row = `established_dnat_vxlan`, `established_decap`, `new_connection` or `hashbrown`. Prints the
-//! best and the median round in ns per packet. Under `valgrind --tool=callgrind --toggle-collect='*Traffic*::run*'` only the
-//! pipeline is counted, first packets and answers of the flows included: subtract a run of no rounds.
+//! `rounds ROW [FLOWS [ROUNDS]]` prints the best and the median round in ns an operation; a round has 16,384. Under callgrind with
+//! `--toggle-collect='*counted*'` only what a round measures is counted, which is how `ci/instructions.sh` counts.
 
-use std::time::Duration;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use weir_bench::map_path::MapPath;
-use weir_bench::traffic::{SLOTS, Traffic};
+use weir_bench::frames::Frames;
+use weir_bench::map_path::{Entry, MapPath};
+use weir_bench::maps::Hashbrown;
+use weir_bench::plan::Plan;
+use weir_bench::traffic::{BATCH, RULES, SLOTS, Traffic, frame_bytes};
+use weir_bench::world;
+use weir_dataplane::conntrack::Tuple;
+use weir_dataplane::model::{Direction, Family, Ip, proto};
+use weir_dataplane::overlay::vxlan;
 
-fn main() {
+/// A row's name, and how it does a round.
+type Row = (&'static str, fn(&mut Subject) -> Duration);
+const ROWS: [Row; 8] = [
+    ("established_dnat_vxlan", Subject::established),
+    ("established_decap", Subject::answers),
+    ("new_connection", Subject::new_connections),
+    ("hashbrown", Subject::on_hashbrown),
+    ("policy", Subject::policy),
+    ("encap", Subject::encap),
+    ("decap", Subject::decap),
+    ("lookup_hit", Subject::lookup),
+];
+
+/// What all rows are about.
+struct Subject {
+    traffic: Traffic,
+    map: Option<MapPath<Hashbrown<Entry>>>,
+    random: fastrand::Rng,
+}
+
+fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let row = args.next().unwrap_or_else(|| "established_dnat_vxlan".into());
+    let wanted = args.next().unwrap_or_default();
     let mut number = |default: u32| args.next().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (flows, rounds) = (number(1000), number(200));
-    let mut traffic = Traffic::new(flows);
-    let mut map = (row == "hashbrown").then(|| MapPath::new(&traffic));
-    let mut times: Vec<Duration> = (0..rounds)
-        .map(|_| match (row.as_str(), &mut map) {
-            ("hashbrown", Some(map)) => {
-                traffic.fill_requests();
-                map.run(&mut traffic)
-            }
-            ("established_decap", _) => {
-                traffic.fill_replies();
-                traffic.run()
-            }
-            ("new_connection", _) => {
-                traffic.fill_first_packets();
-                let took = traffic.run();
-                traffic.forget_first_packets();
-                took
-            }
-            _ => {
-                traffic.fill_requests();
-                traffic.run()
+    let (flows, rounds) = (number(1000), number(200).max(1));
+    let Some((name, round)) = ROWS.iter().find(|(name, _)| *name == wanted) else {
+        eprintln!("usage: rounds ROW [FLOWS [ROUNDS]]\nrows: {}", ROWS.map(|(name, _)| name).join(", "));
+        return ExitCode::from(2);
+    };
+    let mut subject = Subject { traffic: Traffic::new(flows), map: None, random: fastrand::Rng::with_seed(5) };
+    let mut times: Vec<Duration> = (0..rounds).map(|_| round(&mut subject)).collect();
+    times.sort_unstable();
+    let nanos = |time: Duration| time.as_nanos() as f64 / f64::from(SLOTS);
+    println!("{name} {flows}: best {:.1}, median {:.1} ns", nanos(times[0]), nanos(times[times.len() / 2]));
+    ExitCode::SUCCESS
+}
+
+/// What a profiler should look at is what happens in here.
+#[inline(never)]
+fn counted(work: &mut dyn FnMut()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+impl Subject {
+    fn round(&mut self) -> Duration {
+        counted(&mut || _ = self.traffic.run())
+    }
+    fn established(&mut self) -> Duration {
+        self.traffic.fill_requests();
+        self.round()
+    }
+    fn answers(&mut self) -> Duration {
+        self.traffic.fill_replies();
+        self.round()
+    }
+    fn new_connections(&mut self) -> Duration {
+        self.traffic.fill_first_packets();
+        let round = self.round();
+        self.traffic.forget_first_packets();
+        round
+    }
+    fn on_hashbrown(&mut self) -> Duration {
+        let map = self.map.get_or_insert_with(|| MapPath::new(&self.traffic));
+        self.traffic.fill_requests();
+        counted(&mut || _ = map.run(&mut self.traffic))
+    }
+    fn policy(&mut self) -> Duration {
+        let mut question = |_| {
+            let peer = world::outside(self.random.u32(..RULES.min(world::BLOCKS_MAX)), self.random.u8(..));
+            (Ip::v4(world::pod(self.random.u32(..world::PODS)).into()), Ip::v4(peer.into()), self.random.u16(..))
+        };
+        let questions: Vec<(Ip, Ip, u16)> = (0..SLOTS).map(&mut question).collect();
+        let (tables, mut allowed) = (&self.traffic.tables, 0);
+        let took = counted(&mut || {
+            let judge = |(pod, peer, port): &(Ip, Ip, u16)| tables.judge(*pod, Direction::Egress, *peer, proto::TCP, *port, false).allowed;
+            allowed = questions.iter().filter(|question| judge(question)).count() as u32;
+        });
+        assert!(allowed > 0 && allowed < SLOTS, "some are allowed, and some are not");
+        took
+    }
+    fn encap(&mut self) -> Duration {
+        let mut frames = Frames::new(Plan::MAIN, frame_bytes(Family::V4));
+        let template = frames.template();
+        counted(&mut || {
+            for turn in 0..SLOTS / BATCH as u32 {
+                for frame in &mut frames.frames {
+                    assert!(vxlan::encap(&frames.arena, frame, &template, 0, turn.into()));
+                    frame.pull_front(vxlan::OVERHEAD_V4);
+                }
             }
         })
-        .collect();
-    times.sort_unstable();
-    if let (Some(best), Some(median)) = (times.first(), times.get(times.len() / 2)) {
-        let nanos = |time: &Duration| time.as_nanos() as f64 / f64::from(SLOTS);
-        println!("{row} {flows}: best {:.1}, median {:.1} ns a packet", nanos(best), nanos(median));
+    }
+    fn decap(&mut self) -> Duration {
+        let mut frames = Frames::new(Plan::MAIN, frame_bytes(Family::V4));
+        let outer = frames.wrap();
+        counted(&mut || {
+            for _ in 0..SLOTS / BATCH as u32 {
+                for frame in &mut frames.frames {
+                    let found = vxlan::decap(frames.arena.bytes(frame), &outer).expect("an overlay packet");
+                    frame.pull_front(found.inner);
+                    assert!(frames.arena.push_front(frame, found.inner));
+                }
+            }
+        })
+    }
+    fn lookup(&mut self) -> Duration {
+        let questions: Vec<Tuple> = (0..SLOTS).map(|_| self.traffic.plan.tuple(self.random.u32(..self.traffic.flows()))).collect();
+        let (mut hashes, mut hits) = ([0; BATCH], [None; BATCH]);
+        counted(&mut || {
+            for batch in questions.chunks_exact(BATCH) {
+                self.traffic.conns.lookup_batch(batch, &mut hashes, &mut hits);
+                assert!(hits.iter().all(Option::is_some));
+            }
+        })
     }
 }
