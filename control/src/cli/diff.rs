@@ -9,7 +9,7 @@ use weir_dataplane::model::Family;
 use super::common::{NodeArgs, load_paths, table};
 use super::{Answer, Refused};
 use crate::diff::{Case, Change, Diff, FlowChange, PacketChange, ReplayError, Replayed, compare, replayed};
-use crate::sim::reach::{Held, World};
+use crate::sim::reach::{Held, Nodes, World};
 use crate::sim::replay::Hint;
 
 /// Arguments of `weir diff`.
@@ -93,7 +93,8 @@ pub(super) fn text(diff: &Diff) -> String {
     }
     for change in &diff.changes {
         let family = if change.family == Family::V6 { " (ipv6)" } else { "" };
-        out.push_str(&format!("{} -> {}: {}{family}\n", some(&change.from), some(&change.to), change.traffic));
+        let (from, to, nodes) = (some(&change.from), some(&change.to), Nodes::words(change.nodes));
+        out.push_str(&format!("{from} -> {to}: {}{family}{nodes}\n", change.traffic));
         for (sign, side) in [("-", &change.old), ("+", &change.new)] {
             out.push_str(&format!("  {sign} {} ({})\n", side.outcome.words(), side.why));
         }

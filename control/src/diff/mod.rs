@@ -18,7 +18,7 @@ use weir_dataplane::model::{Family, Ip, proto};
 
 pub use replayed::{Case, FlowChange, PacketChange, ReplayError, Replayed, replayed};
 
-use crate::sim::reach::{End, Flow, Group, Held, Kind, Outcome, Span, World, cuts, groups, named, spans, traffic};
+use crate::sim::reach::{End, Flow, Group, Held, Kind, Nodes, Outcome, Pair, Span, World, cuts, groups, named, spans, traffic};
 
 /// What differs between two snapshots.
 #[derive(Debug, Serialize)]
@@ -36,10 +36,12 @@ pub struct Diff {
 /// Flows that end otherwise than before.
 #[derive(Debug, Serialize)]
 pub struct Change {
-    /// Who opens them: places that no rule tells apart.
+    /// Who opens them: places that no rule tells apart. Addresses below are the first one's.
     pub from: Vec<String>,
     /// To whom, likewise.
     pub to: Vec<String>,
+    /// Where one end is a node: whether it is the other end's own. `null` where that does not matter.
+    pub nodes: Option<Nodes>,
     /// `ipv4` or `ipv6`.
     pub family: Family,
     /// Protocols and ports, for people.
@@ -120,34 +122,65 @@ pub fn flow(from: Ip, to: Ip, span: &Span) -> Flow {
     Flow { src: from, dst: to, proto, port: span.first }
 }
 
+/// Spans by what becomes of them: before, then, and of what is open between.
+type Changed = BTreeMap<(Outcome, Outcome, Vec<Open>), Vec<Span>>;
+
 fn changed(worlds: &[&World; 2], from: &Group, to: &Group, spans: &[Span]) -> Vec<Change> {
-    let Some((a, b)) = from.pair(to).filter(|(a, b)| a.family == b.family) else { return Vec::new() };
-    let flow = |world: usize, span: &Span| Some(flow(a.addresses[world]?, b.addresses[world]?, span));
-    let mut by_outcome: BTreeMap<(Outcome, Outcome, Vec<Open>), Vec<Span>> = BTreeMap::new();
+    let pairs = from.pairs(to).into_iter().filter(|pair| pair.from.family == pair.to.family);
+    let mut found: Vec<(Pair<'_>, Changed)> = pairs.map(|pair| (pair, changed_between(worlds, &pair, spans))).collect();
+    // Where it is the same on the own node and elsewhere, nodes do not matter.
+    if let [(first, one), (_, other)] = &mut found[..]
+        && one == other
+    {
+        first.nodes = None;
+        found.truncate(1);
+    }
+    found.into_iter().flat_map(|(pair, changed)| changes(worlds, (from, to), &pair, changed)).collect()
+}
+
+/// The flow of a span between two places in one of the worlds.
+fn flow_in(pair: &Pair<'_>, world: usize, span: &Span) -> Option<Flow> {
+    Some(flow(pair.from.addresses[world]?, pair.to.addresses[world]?, span))
+}
+
+fn changed_between(worlds: &[&World; 2], pair: &Pair<'_>, spans: &[Span]) -> Changed {
+    let mut by_outcome = Changed::new();
+    // What no Service has, all ports of a protocol that a virtual address does not serve fare alike in.
+    let mut unserved: BTreeMap<u8, (Outcome, Outcome)> = BTreeMap::new();
     // Virtual addresses answer pings themselves or not at all: no rule decides.
-    for span in spans.iter().filter(|span| b.kind != Kind::Service || span.proto != proto::ICMP) {
-        let (Some(asked), Some(anew)) = (flow(0, span), flow(1, span)) else { continue };
-        let (old, new) = (worlds[0].reach(&asked), worlds[1].reach(&anew));
+    for span in spans.iter().filter(|span| pair.to.kind != Kind::Service || span.proto != proto::ICMP) {
+        let (Some(asked), Some(anew)) = (flow_in(pair, 0, span), flow_in(pair, 1, span)) else { continue };
+        let both = || (worlds[0].reach(&asked), worlds[1].reach(&anew));
+        let serves = worlds[0].serves(&asked) || worlds[1].serves(&anew);
+        let (old, new) = match pair.to.kind == Kind::Service && !serves {
+            true => unserved.entry(span.proto).or_insert_with(both).clone(),
+            false => both(),
+        };
         if old != new {
             let open = open(worlds, &asked, &old, &new);
             by_outcome.entry((old, new, open)).or_default().push(*span);
         }
     }
+    by_outcome
+}
+
+fn changes(worlds: &[&World; 2], (from, to): (&Group, &Group), pair: &Pair<'_>, changed: Changed) -> Vec<Change> {
     let side = |world: usize, outcome: Outcome, span: &Span| {
-        let why = flow(world, span).map(|flow| worlds[world].why(&flow, &outcome)).unwrap_or_default();
+        let why = flow_in(pair, world, span).map(|flow| worlds[world].why(&flow, &outcome)).unwrap_or_default();
         Side { verdict: outcome.verdict(), outcome, why }
     };
     let change = |((old, new, open), ports): ((Outcome, Outcome, Vec<Open>), Vec<Span>)| Change {
         from: from.names().into_iter().map(str::to_owned).collect(),
         to: to.names().into_iter().map(str::to_owned).collect(),
-        family: a.family,
+        nodes: pair.nodes,
+        family: pair.from.family,
         traffic: traffic(&ports),
         old: side(0, old, &ports[0]),
         new: side(1, new, &ports[0]),
         ports: ports.iter().map(Ports::from).collect(),
         open,
     };
-    by_outcome.into_iter().map(change).collect()
+    changed.into_iter().map(change).collect()
 }
 
 /// What becomes of open connections that took a way of `old` which `new` does not have.

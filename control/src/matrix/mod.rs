@@ -14,7 +14,7 @@ use serde::Serialize;
 use weir_dataplane::model::{Family, proto};
 
 use crate::diff::{Ports, flow};
-use crate::sim::reach::{Group, Kind, Span, World, cuts, groups, spans, traffic};
+use crate::sim::reach::{Group, Kind, Nodes, Pair, Span, World, cuts, groups, spans, traffic};
 
 pub use page::page;
 
@@ -68,6 +68,8 @@ pub enum Access {
 /// Traffic that ends alike.
 #[derive(Debug, Serialize)]
 pub struct Traffic {
+    /// Where one end is a node: whether it is the other end's own. `null` where that does not matter.
+    pub nodes: Option<Nodes>,
     /// Protocols and ports, for people.
     pub text: String,
     /// Protocols and ports.
@@ -81,7 +83,7 @@ pub struct Traffic {
 }
 
 /// What is compared of a cell: verdicts and reasons by range.
-type Essence = Vec<(&'static str, Vec<&'static str>, Vec<Span>)>;
+type Essence = Vec<(Option<Nodes>, &'static str, Vec<&'static str>, Vec<Span>)>;
 
 /// Asks everything.
 pub fn matrix(world: &World) -> Matrix {
@@ -120,23 +122,36 @@ fn essence(world: &World, from: &Group, to: &Group, spans: &[Span]) -> Option<Es
     if from.kind == Kind::Service || (from.kind, to.kind) == (Kind::Outside, Kind::Outside) {
         return None;
     }
-    let (a, b) = from.pair(to).filter(|(a, b)| a.family == b.family)?;
-    let (a, b) = (a.addresses[0]?, b.addresses[0]?);
+    let pairs = from.pairs(to).into_iter().filter(|pair| pair.from.family == pair.to.family);
+    let mut found: Vec<Essence> = pairs.filter_map(|pair| between(world, &pair, spans)).collect();
+    let plain = |essence: &Essence| -> Essence {
+        essence.iter().map(|(_, verdict, reasons, spans)| (None, *verdict, reasons.clone(), spans.clone())).collect()
+    };
+    let alike = found.windows(2).all(|two| plain(&two[0]) == plain(&two[1]));
+    // Where it is the same on the own node and elsewhere, nodes do not matter.
+    let essence: Essence = if alike { found.first().map(plain)? } else { found.drain(..).flatten().collect() };
+    (!essence.is_empty()).then_some(essence)
+}
+
+fn between(world: &World, pair: &Pair<'_>, spans: &[Span]) -> Option<Essence> {
+    let (a, b) = (pair.from.addresses[0]?, pair.to.addresses[0]?);
     let mut essence = Essence::new();
-    for span in spans.iter().filter(|span| to.kind != Kind::Service || span.proto != proto::ICMP) {
-        let outcome = world.reach(&flow(a, b, span));
-        if to.kind == Kind::Service && outcome.service.is_none() {
+    for span in spans {
+        let flow = flow(a, b, span);
+        // Of a virtual address only what it serves; it answers pings itself or not at all.
+        if pair.to.kind == Kind::Service && (span.proto == proto::ICMP || !world.serves(&flow)) {
             continue;
         }
+        let outcome = world.reach(&flow);
         let mut reasons: Vec<&str> = outcome.ends.iter().filter_map(|end| end.reason).collect();
         reasons.dedup();
         let verdict = outcome.verdict();
-        match essence.iter_mut().find(|(v, r, _)| *v == verdict && *r == reasons) {
-            Some((_, _, spans)) => spans.push(*span),
-            None => essence.push((verdict, reasons, vec![*span])),
+        match essence.iter_mut().find(|(_, v, r, _)| *v == verdict && *r == reasons) {
+            Some((.., spans)) => spans.push(*span),
+            None => essence.push((pair.nodes, verdict, reasons, vec![*span])),
         }
     }
-    (!essence.is_empty()).then_some(essence)
+    Some(essence)
 }
 
 /// Gathers groups of pods of one namespace that answer alike, as source and as destination, to everybody and among themselves.
@@ -180,13 +195,16 @@ fn class(groups: Vec<&Group>) -> Class {
 
 fn cell(world: &World, (from, to): (usize, usize), groups: (&Group, &Group), essence: &Essence) -> Cell {
     let mut found = Vec::new();
-    for (verdict, _, spans) in essence {
-        let ends = groups.0.pair(groups.1).and_then(|(a, b)| Some((a.addresses[0]?, b.addresses[0]?)));
+    let pairs = groups.0.pairs(groups.1);
+    for (nodes, verdict, _, spans) in essence {
+        let pair = pairs.iter().find(|pair| nodes.is_none() || pair.nodes == *nodes);
+        let ends = pair.and_then(|pair| Some((pair.from.addresses[0]?, pair.to.addresses[0]?)));
         let Some((a, b)) = ends else { continue };
         let flow = flow(a, b, &spans[0]);
         let outcome = world.reach(&flow);
         found.push(Traffic {
-            text: traffic(spans),
+            nodes: *nodes,
+            text: traffic(spans) + Nodes::words(*nodes),
             ports: spans.iter().map(Ports::from).collect(),
             verdict,
             passes: outcome.passes(),

@@ -8,6 +8,7 @@ use weir_dataplane::model::{Direction, Ip};
 use weir_dataplane::policy::{Query, explain};
 
 use super::*;
+use crate::sim::reach::Place;
 use crate::sim::reach::tests::{cluster, world};
 use crate::sim::row::endpoint_of;
 
@@ -19,12 +20,14 @@ fn cells_between_pods_say_what_the_rules_read_one_by_one_say() {
         let text = cluster(&mut rng);
         let (_, _, world) = world(&text);
         let matrix = matrix(&world);
-        let class_of = |name: &str| matrix.classes.iter().position(|class| class.members.iter().any(|m| m == name)).unwrap();
+        let class_of = |name: &str| {
+            matrix.classes.iter().position(|class| class.family == Family::V4 && class.members.iter().any(|m| m == name)).unwrap()
+        };
         let pods: Vec<(String, Ip)> =
             world.state().endpoints.iter().map(|e| (format!("{}/{}", e.namespace, e.name), e.addresses[0].into())).collect();
         // Every pod is on this node once: its tables know the policies that select it.
         let side = |pod: Ip, direction, peer: Ip, protocol, port| {
-            let tables = world.nodes().iter().find(|t| t.owner(pod).local_pod().is_some()).unwrap();
+            let tables = world.home(pod).unwrap();
             let pod = endpoint_of(&tables.state, pod.to_std()).unwrap();
             explain(&tables.state, &tables.runtime, &Query { pod, direction, peer, protocol, port, via_service: false }).allowed
         };
@@ -47,6 +50,43 @@ fn cells_between_pods_say_what_the_rules_read_one_by_one_say() {
         }
     }
     assert!(compared > 10_000 && denied > 2_000, "{compared} {denied}");
+}
+
+#[test]
+fn every_cell_says_what_the_tables_say_of_each_two_of_its_members() {
+    let mut rng = Rng::with_seed(37);
+    let (mut compared, mut by_node) = (0, 0);
+    for _ in 0..40 {
+        let text = cluster(&mut rng);
+        let (_, _, world) = world(&text);
+        let matrix = matrix(&world);
+        let places: Vec<Place> = groups(&[&world]).into_iter().flat_map(|group| group.places).collect();
+        let class_of = |place: &Place| {
+            let is = |class: &Class| class.family == place.family && class.members.contains(&place.name);
+            matrix.classes.iter().position(is).unwrap()
+        };
+        let spans: Vec<Span> = spans(&cuts(&[&world])).collect();
+        for from in &places {
+            for to in places.iter().filter(|to| to.name != from.name) {
+                let Some(cell) = matrix.cell(class_of(from), class_of(to)) else { continue };
+                let nodes = if from.homes[0] == to.homes[0] { Nodes::Same } else { Nodes::Other };
+                for span in &spans {
+                    let ports = Ports::from(span);
+                    let here = |t: &&Traffic| t.nodes.is_none_or(|wanted| wanted == nodes);
+                    let has = |t: &&Traffic| t.ports.iter().any(|p| p.proto == ports.proto && p.first == ports.first);
+                    let found: Vec<(&str, bool)> = cell.traffic.iter().filter(here).filter(has).map(|t| (t.verdict, t.passes)).collect();
+                    if found.is_empty() && to.kind == Kind::Service {
+                        continue;
+                    }
+                    let outcome = world.reach(&flow(from.addresses[0].unwrap(), to.addresses[0].unwrap(), span));
+                    assert_eq!(found, [(outcome.verdict(), outcome.passes())], "{} -> {} {ports:?}\n{text}", from.name, to.name);
+                    compared += 1;
+                    by_node += usize::from(cell.traffic.iter().any(|t| t.nodes.is_some()));
+                }
+            }
+        }
+    }
+    assert!(compared > 20_000 && by_node > 500, "{compared} {by_node}");
 }
 
 /// Opens a page in headless Chromium.

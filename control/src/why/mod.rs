@@ -17,7 +17,7 @@ use weir_dataplane::policy::PolicyName;
 
 use crate::diff::{Change, compare};
 use crate::sim::place::Place;
-use crate::sim::reach::{End, Flow, Outcome, World};
+use crate::sim::reach::{End, Flow, Nodes, Outcome, World};
 use crate::sim::row::endpoint_of;
 use crate::sim::trace::{Question, Sent, trace};
 use crate::source::load_text;
@@ -272,10 +272,11 @@ impl Answer {
         let effects = |out: &mut String, changes: &[Change]| {
             for change in changes {
                 out.push_str(&format!(
-                    "  {} -> {}: {}: {} becomes {}\n",
+                    "  {} -> {}: {}{}: {} becomes {}\n",
                     change.from.join(", "),
                     change.to.join(", "),
                     change.traffic,
+                    Nodes::words(change.nodes),
                     change.old.outcome.words(),
                     change.new.outcome.words()
                 ));

@@ -26,15 +26,26 @@ fn every_denied_flow_of_random_clusters_has_a_patch_and_a_smallest_removal_that_
                     continue;
                 }
                 denied += 1;
-                let (add, remove) = (answer.add.unwrap(), answer.remove.unwrap());
-                let with = patched(&snapshot, &add.patch).unwrap();
-                assert_eq!(trace(&with, &config, &question).unwrap().verdict, "forward", "{}", add.patch);
-                // Pods with the same labels are let in too; nothing is shut.
-                assert!(add.changes.iter().all(|change| change.new.verdict == "forward"), "{text}\n{}", add.patch);
+                match answer.add {
+                    Some(add) => {
+                        let with = patched(&snapshot, &add.patch).unwrap();
+                        assert_eq!(trace(&with, &config, &question).unwrap().verdict, "forward", "{}", add.patch);
+                        // Pods with the same labels are let in too; nothing is shut.
+                        assert!(add.changes.iter().all(|change| change.new.verdict != "drop"), "{text}\n{}", add.patch);
+                    }
+                    // What a cluster policy denies, no NetworkPolicy is offered for.
+                    None => assert!(answer.why.contains("denied by c"), "{}\n{text}", answer.why),
+                }
+                let Some(remove) = answer.remove else {
+                    assert!(text.contains("tier: Baseline"), "{from} -> {to}\n{text}");
+                    continue;
+                };
                 for left_in in 0..remove.policies.len() {
                     let mut less = snapshot.clone();
                     for policy in remove.policies.iter().enumerate().filter(|(n, _)| *n != left_in).map(|(_, policy)| policy) {
-                        assert!(less.remove("NetworkPolicy", policy.namespace.as_deref().unwrap(), &policy.name).is_some());
+                        assert!(
+                            less.remove(policy_kind(policy.kind), policy.namespace.as_deref().unwrap_or_default(), &policy.name).is_some()
+                        );
                     }
                     assert_ne!(trace(&less, &config, &question).unwrap().verdict, "forward", "{from} -> {to}\n{text}");
                 }

@@ -57,7 +57,7 @@ impl World {
             return Held::Forgotten;
         }
         let (at, _) = self.start(flow);
-        let here = &self.nodes[at];
+        let here = self.node(at);
         let asked = here.services.service_at(flow.dst, flow.proto, flow.port);
         let serves = match (asked, via_service) {
             (Some(service), true) => here.services.is_serving(service, to, port),
@@ -73,7 +73,7 @@ impl World {
         let there = self.homes.get(&to).map_or(at, |(node, _)| *node);
         let back = snat.unwrap_or(flow.src);
         let ways = [(at, to), (there, to), (there, back), (at, flow.src)];
-        match ways.into_iter().all(|(node, ip)| self.nodes[node].routes.resolve(self.nodes[node].owner(ip), ip).is_ok()) {
+        match ways.into_iter().all(|(node, ip)| self.node(node).routes.resolve(self.node(node).owner(ip), ip).is_ok()) {
             true => Held::LivesOn,
             false => Held::Unroutable,
         }

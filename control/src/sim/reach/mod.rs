@@ -1,18 +1,20 @@
 //! What becomes of a new connection, for every class of traffic of a whole cluster: read off the compiled tables, no packet sent.
 //!
-//! [`World`] holds the tables of every node. [`World::reach`] walks a flow over them as `dataplane::pipeline` walks a first
+//! [`World`] has the tables of every node. [`World::reach`] walks a flow over them as `dataplane::pipeline` walks a first
 //! packet, but takes every backend that a Service may choose instead of one. `places` are the ends that flows have, gathered
 //! into groups that no table tells apart; `ports` likewise for ports. `diff`, `matrix` and `why` ask this and nothing else;
 //! tests compare it with `trace`, which sends packets.
 
 mod held;
+mod likeness;
 mod places;
 mod ports;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 use weir_dataplane::conntrack::Tuple;
@@ -24,7 +26,7 @@ use weir_dataplane::tables::{OwnerKind, Tables};
 use weir_dataplane::verdict::DropReason;
 
 pub use held::Held;
-pub use places::{Group, Kind, Place, groups, named};
+pub use places::{Group, Kind, Nodes, Pair, Place, groups, named};
 pub use ports::{Cuts, Span, cuts, spans, traffic};
 
 use super::row::PolicySide;
@@ -124,7 +126,12 @@ const HOPS_MAX: usize = 4;
 
 /// The tables of every node of one snapshot.
 pub struct World {
-    nodes: Vec<Tables>,
+    snapshot: Snapshot,
+    config: NodeConfig,
+    /// Each node's tables, made when a flow first comes there: questions about a large cluster meet few of its nodes.
+    nodes: Vec<OnceLock<Tables>>,
+    /// The tables of a node that had all pods: what tells addresses apart, wherever they are.
+    everywhere: Tables,
     /// The node of each pod's and each node's address, and whether it is the node itself.
     homes: HashMap<Ip, (usize, bool)>,
     /// The endpoint that has each pod's address.
@@ -134,26 +141,23 @@ pub struct World {
 }
 
 impl World {
-    /// Compiles every node of `snapshot`. `config` holds the operator's choices for all of them.
+    /// Prepares `snapshot`. `config` holds the operator's choices for all nodes.
     ///
     /// # Errors
     /// What the compiler says.
     pub fn new(snapshot: &Snapshot, config: &NodeConfig) -> Result<Self, String> {
-        let names: Vec<&str> = snapshot.nodes.iter().map(|node| node.meta.name.as_str()).collect();
-        let first = names.first().ok_or("the snapshot has no Node")?;
-        let state = compile(snapshot, first, config).map_err(|error| error.to_string())?;
-        let mut nodes = Vec::new();
-        for node in &state.nodes {
-            let mut config = config.clone();
-            config.node = node.name.clone();
-            // A node that only pods mention is no object that could be compiled: it has no address and receives nothing.
-            let state = match names.contains(&node.name.as_str()) {
-                true => compile(snapshot, &node.name, &config).map_err(|error| error.to_string())?,
-                false => NodeState::default(),
-            };
-            let runtime = Runtime::offline(&state, config);
-            nodes.push(Tables::compile(&state, &runtime, 1));
+        let first = &snapshot.nodes.first().ok_or("the snapshot has no Node")?.meta.name;
+        let named = snapshot.nodes.iter().find(|node| node.meta.name == config.node).map_or(first, |node| &node.meta.name);
+        let state = compile(snapshot, named, config).map_err(|error| error.to_string())?;
+        // What compiles for one node compiles for all, but where a Service has a node's address for its own.
+        let theirs: HashSet<&IpAddr> = snapshot.services.iter().flat_map(|s| s.external_ips.iter().chain(&s.load_balancer_ips)).collect();
+        for node in snapshot.nodes.iter().filter(|node| node.addresses.iter().any(|address| theirs.contains(address))) {
+            compile(snapshot, &node.meta.name, config).map_err(|error| error.to_string())?;
         }
+        let mut gathered = snapshot.clone();
+        gathered.pods.iter_mut().for_each(|pod| pod.node = Some(named.clone()));
+        let everywhere = compile(&gathered, named, config).map_err(|error| error.to_string())?;
+        let everywhere = Tables::compile(&everywhere, &Runtime::offline(&everywhere, config.clone()), 1);
         let (mut homes, mut pods) = (HashMap::new(), HashMap::new());
         for (index, endpoint) in (0..).zip(&state.endpoints).filter(|(_, endpoint)| !endpoint.host_network) {
             homes.extend(endpoint.addresses.iter().map(|a| (Ip::from(*a), (endpoint.node as usize, false))));
@@ -162,18 +166,36 @@ impl World {
         for (index, node) in state.nodes.iter().enumerate() {
             homes.extend(node.addresses.iter().map(|a| (Ip::from(*a), (index, true))));
         }
-        let default = state.nodes.iter().position(|n| n.name == config.node).unwrap_or(0);
-        Ok(Self { nodes, homes, pods, default })
+        let default = state.this_node as usize;
+        let nodes: Vec<OnceLock<Tables>> = state.nodes.iter().map(|_| OnceLock::new()).collect();
+        let world = Self { snapshot: snapshot.clone(), config: config.clone(), nodes, everywhere, homes, pods, default };
+        world.nodes[default].get_or_init(|| world.tables_of(&state));
+        Ok(world)
+    }
+
+    fn tables_of(&self, state: &NodeState) -> Tables {
+        let node = state.nodes.get(state.this_node as usize).map(|node| node.name.clone()).unwrap_or_default();
+        Tables::compile(state, &Runtime::offline(state, NodeConfig { node, ..self.config.clone() }), 1)
+    }
+
+    /// The tables of a node.
+    pub fn node(&self, at: usize) -> &Tables {
+        self.nodes[at].get_or_init(|| {
+            let name = self.state().nodes.get(at).map_or("", |node| &node.name);
+            let config = NodeConfig { node: name.into(), ..self.config.clone() };
+            // A node that only pods mention is no object that could be compiled: it has no address and receives nothing.
+            self.tables_of(&compile(&self.snapshot, name, &config).unwrap_or_default())
+        })
+    }
+
+    /// The tables of the node of a pod's or a node's address.
+    pub fn home(&self, ip: Ip) -> Option<&Tables> {
+        self.homes.get(&ip).map(|(node, _)| self.node(*node))
     }
 
     /// The state of the node that stands for the cluster where nodes do not differ.
     pub fn state(&self) -> &NodeState {
-        &self.nodes[self.default].state
-    }
-
-    /// The tables of every node.
-    pub fn nodes(&self) -> &[Tables] {
-        &self.nodes
+        self.nodes[self.default].get().map_or(&self.everywhere.state, |tables| &tables.state)
     }
 
     /// What becomes of a flow.
@@ -182,6 +204,11 @@ impl World {
         let (at, sender) = self.start(flow);
         self.walk(at, sender, flow, None, None, HOPS_MAX, &mut outcome);
         outcome
+    }
+
+    /// Tells whether some Service answers at a flow's address and port.
+    pub fn serves(&self, flow: &Flow) -> bool {
+        self.everywhere.services.service_at(flow.dst, flow.proto, flow.port).is_some()
     }
 
     fn start(&self, flow: &Flow) -> (usize, Sender) {
@@ -204,7 +231,7 @@ impl World {
         hops: usize,
         outcome: &mut Outcome,
     ) {
-        let tables = &self.nodes[at];
+        let tables = self.node(at);
         let end = |verdict, reason: Option<DropReason>| End { verdict, reason: reason.map(DropReason::name), backend, snat };
         let loops = if hops == 0 { Err(DropReason::OtherHost) } else { Ok(()) };
         if let Err(reason) = admit(tables, sender, flow).and(loops) {
@@ -251,7 +278,7 @@ impl World {
         hops: usize,
         outcome: &mut Outcome,
     ) {
-        let tables = &self.nodes[at];
+        let tables = self.node(at);
         let mut ends = |verdict, reason: Option<DropReason>| {
             outcome.ends.insert(End { verdict, reason: reason.map(DropReason::name), ..so_far.clone() });
         };
@@ -312,7 +339,7 @@ impl World {
         let arrives_as = end.snat.filter(|_| away).map_or(flow.src, Ip::from);
         let side = |pod: Ip, direction, peer: Ip| {
             let Some((node, false)) = self.homes.get(&pod) else { return None };
-            let tables = self.nodes.get(*node)?;
+            let tables = self.node(*node);
             let query = Query { pod: *self.pods.get(&pod)?, direction, peer, protocol: flow.proto, port, via_service };
             let explained: Explained = explain(&tables.state, &tables.runtime, &query);
             Some(PolicySide { direction, explained })

@@ -1,13 +1,15 @@
 //! The ends that flows have, and groups of them that no table tells apart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::Serialize;
 use weir_dataplane::model::{Family, FrontendKind, Ip, Selection};
 use weir_dataplane::tables::OwnerKind;
 
 use super::World;
+use super::likeness::Likeness;
 
 /// What a place is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +33,8 @@ pub struct Place {
     pub name: String,
     /// Its address in each world; `None` where a world does not have it.
     pub addresses: Vec<Option<Ip>>,
+    /// The index of its node in each world; `None` for what is on no node.
+    pub homes: Vec<Option<usize>>,
     /// Its family.
     pub family: Family,
 }
@@ -40,14 +44,48 @@ pub struct Place {
 pub struct Group {
     /// What they are.
     pub kind: Kind,
-    /// At least one.
+    /// At least one. The first ones answer for all; they are on as few nodes as possible.
     pub places: Vec<Place>,
 }
 
+/// Whether a node and the other end of a flow are together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nodes {
+    /// The pod is on that node.
+    Same,
+    /// It is on another one.
+    Other,
+}
+
+impl Nodes {
+    /// ` (own node)`, ` (other nodes)`, to follow what a flow is.
+    pub fn words(nodes: Option<Self>) -> &'static str {
+        match nodes {
+            None => "",
+            Some(Self::Same) => " (own node)",
+            Some(Self::Other) => " (other nodes)",
+        }
+    }
+}
+
+/// Two ends of a flow, one of each group.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<'a> {
+    /// Who opens it.
+    pub from: &'a Place,
+    /// To whom.
+    pub to: &'a Place,
+    /// Where a node is one of the ends.
+    pub nodes: Option<Nodes>,
+}
+
 impl Group {
-    /// The places' names, without repetition.
+    /// The places' names: of the one that answers for all, then the others', sorted.
     pub fn names(&self) -> Vec<&str> {
-        self.places.iter().map(|place| place.name.as_str()).collect()
+        let mut names: Vec<&str> = self.places.iter().map(|place| place.name.as_str()).collect();
+        names[1..].sort_unstable();
+        names
     }
 
     /// The first names, and how many more there are.
@@ -59,33 +97,62 @@ impl Group {
         if more == 0 { shown } else { format!("{shown} and {more} more") }
     }
 
-    /// A flow's two ends, one of each group and not the same place; `None` where there are no two.
-    pub fn pair<'a>(&'a self, to: &'a Self) -> Option<(&'a Place, &'a Place)> {
-        let from = &self.places[0];
-        to.places.iter().find(|place| (place.kind, &place.name) != (from.kind, &from.name)).map(|place| (from, place))
+    /// Flows' two ends, one of each group and not the same place, that stand for all there are: one pair, or, where a node is one
+    /// of the ends, one for each way in which the ends share a node in the worlds. None where there are no two places.
+    pub fn pairs<'a>(&'a self, to: &'a Self) -> Vec<Pair<'a>> {
+        let is_other = |a: &Place, b: &Place| (a.kind, &a.name) != (b.kind, &b.name);
+        let first = &self.places[0];
+        let pair = |from: &'a Place, to: &'a Place| Pair { from, to, nodes: None };
+        let nodes_matter = matches!((self.kind, to.kind), (Kind::Node, Kind::Pod) | (Kind::Pod, Kind::Node));
+        if !nodes_matter {
+            return to.places.iter().find(|place| is_other(first, place)).map(|other| pair(first, other)).into_iter().collect();
+        }
+        let mut found: Vec<Pair<'a>> = Vec::new();
+        let mut add = |from: &'a Place, to: &'a Place| {
+            let shared = |pair: &Pair<'_>| pair.from.homes.iter().zip(&pair.to.homes).map(|(a, b)| a == b).collect::<Vec<bool>>();
+            let new = Pair { from, to, nodes: Some(if from.homes[0] == to.homes[0] { Nodes::Same } else { Nodes::Other }) };
+            if !found.iter().any(|other| shared(other) == shared(&new)) {
+                found.push(new);
+            }
+        };
+        for world in 0..first.homes.len() {
+            let at: HashMap<Option<usize>, &Place> = to.places.iter().rev().map(|place| (place.homes[world], place)).collect();
+            if let Some((from, to)) = self.places.iter().find_map(|from| Some((from, *at.get(&from.homes[world])?))) {
+                add(from, to);
+            }
+        }
+        let apart = |a: &Place, b: &Place| a.homes.iter().zip(&b.homes).all(|(a, b)| a != b);
+        let mut all = self.places.iter().flat_map(|from| to.places.iter().map(move |to| (from, to)));
+        if let Some((from, to)) = all.find(|(from, to)| apart(from, to)) {
+            add(from, to);
+        }
+        found
     }
 }
 
-/// What the places of a group share: all that the tables of each world know of their addresses.
-type Likeness = (Kind, Family, Vec<Vec<u64>>);
+/// What the places of a group share: all that each world knows of their addresses, and whether they stay on their node.
+type Alike = (Kind, Family, Vec<Vec<u64>>, bool);
 
 /// All places of `worlds`, gathered. Pods that only some worlds have are left out: [`Place::addresses`] are all there.
 pub fn groups(worlds: &[&World]) -> Vec<Group> {
-    let mut groups: BTreeMap<Likeness, Vec<Place>> = BTreeMap::new();
+    let likeness: Vec<Likeness<'_>> = worlds.iter().map(|world| Likeness::new(world)).collect();
+    let mut groups: BTreeMap<Alike, Vec<Place>> = BTreeMap::new();
     let mut add = |place: Place| {
-        let signature = worlds.iter().zip(&place.addresses).map(|(world, ip)| ip.map(|ip| world.signature(ip)).unwrap_or_default());
-        groups.entry((place.kind, place.family, signature.collect())).or_default().push(place);
+        let marks = likeness.iter().zip(&place.addresses).map(|(likeness, ip)| ip.map(|ip| likeness.of(ip)).unwrap_or_default());
+        let node = |world: usize| place.homes[world].and_then(|node| Some(&worlds[world].everywhere.state.nodes.get(node)?.name));
+        let stays = (1..worlds.len()).all(|world| node(world) == node(0));
+        groups.entry((place.kind, place.family, marks.collect(), stays)).or_default().push(place);
     };
     for place in named(worlds).into_iter().filter(|place| place.addresses.iter().all(Option::is_some)) {
         add(place);
     }
     for (first, last) in intervals(worlds) {
-        let taken = |ip: Ip| worlds.iter().any(|w| w.homes.contains_key(&ip) || w.nodes.iter().any(|t| t.services.is_cluster_ip(ip)));
+        let taken = |ip: Ip| worlds.iter().any(|w| w.homes.contains_key(&ip) || w.everywhere.services.is_cluster_ip(ip));
         // An interval in which more than this many addresses stand one after the other is taken by pods.
         let free = (first.0..=last.0).map(Ip).take(1024).find(|ip| !taken(*ip));
         let Some(ip) = free.filter(|ip| worlds.iter().all(|world| world.is_outside(*ip))) else { continue };
-        let name = range_name(first, last);
-        add(Place { kind: Kind::Outside, name, addresses: vec![Some(ip); worlds.len()], family: ip.family() });
+        let (name, addresses, homes) = (range_name(first, last), vec![Some(ip); worlds.len()], vec![None; worlds.len()]);
+        add(Place { kind: Kind::Outside, name, addresses, homes, family: ip.family() });
     }
     let mut groups: Vec<Group> = groups.into_iter().map(|((kind, ..), places)| Group { kind, places }).collect();
     groups.sort_by(|a, b| (a.kind, &a.places[0].name, a.places[0].family).cmp(&(b.kind, &b.places[0].name, b.places[0].family)));
@@ -96,6 +163,12 @@ pub fn groups(worlds: &[&World]) -> Vec<Group> {
             largest.places.truncate(1);
             largest.places[0].name = "outside".into();
         }
+    }
+    // Each node that is asked must be compiled: those that stand for others are gathered on few.
+    let mut asked: HashSet<Option<usize>> = HashSet::from([None]);
+    for group in &mut groups {
+        group.places.sort_by_key(|place| !asked.contains(&place.homes[0]));
+        asked.extend(group.places.first().map(|place| place.homes[0]));
     }
     groups
 }
@@ -125,45 +198,19 @@ pub fn named(worlds: &[&World]) -> Vec<Place> {
             }
         }
     }
-    found.into_iter().map(|((kind, name, family), addresses)| Place { kind, name, addresses, family }).collect()
+    let home = |world: usize, ip: &Option<Ip>| worlds[world].homes.get(ip.as_ref()?).map(|(node, _)| *node);
+    let place = |((kind, name, family), addresses): ((Kind, String, Family), Vec<Option<Ip>>)| {
+        let homes = addresses.iter().enumerate().map(|(world, ip)| home(world, ip)).collect();
+        Place { kind, name, addresses, homes, family }
+    };
+    found.into_iter().map(place).collect()
 }
 
 impl World {
-    /// Everything that the tables of all nodes know of an address.
-    pub(super) fn signature(&self, ip: Ip) -> Vec<u64> {
-        let mut signature = Vec::new();
-        for tables in &self.nodes {
-            let owner = tables.owner(ip);
-            let flags = u64::from(owner.in_cluster) | u64::from(owner.in_services) << 1 | u64::from(owner.keeps_source) << 2;
-            let (kind, detail) = match owner.kind {
-                OwnerKind::LocalPod { subject, .. } => (0, subject),
-                OwnerKind::RemotePod { node, .. } => (1, node),
-                OwnerKind::OwnNode => (2, 0),
-                OwnerKind::OtherNode(node) => (3, node),
-                OwnerKind::Nobody(None) => (4, 0),
-                OwnerKind::Nobody(Some(node)) => (5, node),
-            };
-            signature.extend([owner.class.into(), owner.own_class.into(), flags, kind, detail.into()]);
-            let address = ip.to_std();
-            for (index, service) in tables.state.services.iter().enumerate() {
-                let index = index as u64;
-                let frontends =
-                    service.frontends.iter().filter(|f| f.address == address).map(|f| 1 << 48 | index << 16 | u64::from(f.port));
-                let backends = service.backends.iter().filter(|b| b.address == address).map(|b| 2 << 48 | index << 16 | u64::from(b.port));
-                let ranges = service.source_ranges.iter().filter(|r| r.contains(&address)).map(|_| 3 << 48 | index << 16);
-                signature.extend(frontends.chain(backends).chain(ranges));
-            }
-            signature.push(u64::MAX);
-        }
-        signature
-    }
-
     /// Tells whether an address belongs to nobody in the cluster, nor to a range of it.
     fn is_outside(&self, ip: Ip) -> bool {
-        self.nodes.iter().all(|tables| {
-            let owner = tables.owner(ip);
-            owner.kind == OwnerKind::Nobody(None) && !owner.in_cluster && !owner.in_services
-        })
+        let owner = self.everywhere.owner(ip);
+        owner.kind == OwnerKind::Nobody(None) && !owner.in_cluster && !owner.in_services
     }
 }
 
@@ -176,7 +223,7 @@ fn intervals(worlds: &[&World]) -> Vec<(Ip, Ip)> {
     let special: Vec<IpNet> = SPECIAL.iter().filter_map(|text| text.parse().ok()).collect();
     let mut prefixes: BTreeSet<IpNet> = special.iter().copied().collect();
     prefixes.extend(["0.0.0.0/0", "::/0"].iter().filter_map(|text| text.parse::<IpNet>().ok()));
-    for tables in worlds.iter().flat_map(|world| &world.nodes) {
+    for tables in worlds.iter().map(|world| &world.everywhere) {
         let state = &tables.state;
         for selection in &state.selections {
             if let Selection::Block { cidr, except } = selection {
