@@ -12,6 +12,8 @@ packages=(
   valgrind
   # the matrix page is looked at in a browser
   chromium
+  # and what a replay writes in Wireshark
+  tshark
 )
 
 missing=()

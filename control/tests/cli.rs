@@ -282,3 +282,42 @@ fn diff_tells_what_connection_tracking_alone_keeps_alive_and_what_cut_and_drain_
         }
     }
 }
+
+#[test]
+fn time_may_run_backwards_frames_may_be_huge_and_addresses_nobodys() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.pcap");
+    let frame = |src: [u8; 4], len: usize| {
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0];
+        frame.extend([&src[..], &[192, 0, 2, 99], &[0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]].concat());
+        frame.resize(len, 0);
+        frame[16..18].copy_from_slice(&u16::try_from(len - 14).unwrap_or(u16::MAX).to_be_bytes());
+        frame
+    };
+    let mut capture = weir_dataplane::capture::PcapWriter::new(Vec::new()).unwrap();
+    let hour = 3_600_000_000_000;
+    for (time, frame) in [
+        (2 * hour, frame([198, 51, 100, 7], 60)),
+        (hour, frame([198, 51, 100, 8], 60)),
+        (0, frame([198, 51, 100, 9], 65_535)),
+        (2 * hour, frame([198, 51, 100, 9], 65_549)),
+    ] {
+        capture.packet(time, &frame).unwrap();
+    }
+    fs::write(&path, capture.finish().unwrap()).unwrap();
+    let output = replay(&path, &["-o", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let lines: Vec<serde_json::Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    assert_eq!(lines[4]["summary"]["packets"], 4);
+    let times: Vec<&str> = lines[..4].iter().map(|line| line["time"].as_str().unwrap()).collect();
+    assert_eq!(
+        times,
+        ["1970-01-01T02:00:00Z", "1970-01-01T01:00:00Z", "1970-01-01T00:00:00Z", "1970-01-01T02:00:00Z"],
+        "as the capture says"
+    );
+    for line in &lines[..4] {
+        assert_eq!((line["in"].as_str(), line["verdict"].as_str()), (Some("uplink"), Some("drop")), "nobody has these addresses: {line}");
+        assert!(line["reason"].is_string(), "{line}");
+    }
+}
