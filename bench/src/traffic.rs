@@ -303,11 +303,12 @@ impl Traffic {
         self.write_requests(tcp::ACK);
     }
 
-    /// Fills all slots with first packets of these flows, over and over.
+    /// Fills all slots with first packets of these flows.
+    ///
+    /// # Panics
+    /// Unless there is one for each slot.
     pub fn fill_first_of(&mut self, flows: &[u32]) {
-        for (sent, index) in self.sent.iter_mut().zip(flows.iter().cycle()) {
-            *sent = *index;
-        }
+        self.sent.copy_from_slice(flows);
         self.write_requests(tcp::ACK);
     }
 
@@ -329,11 +330,11 @@ impl Traffic {
         }
     }
 
-    /// Numbers of new flows whose hashes under `key` begin with the same 12 bits: they meet in 1/4096 of the index.
-    pub fn colliding(&self, key: u128, count: usize) -> Vec<u32> {
+    /// Numbers of new flows, enough for a round, whose hashes under `key` begin with the same 7 bits: they meet in 1/128 of the index.
+    pub fn colliding(&self, key: u128) -> Vec<u32> {
         let table = ConnTable::new(&TableConfig { max: 1, key, workers: 1, owners: 0, share: 0 }).expect("memory for one connection");
-        let fits = |index: &u32| table.hash(&self.plan.tuple(*index)) >> 52 == 0;
-        (FLOWS_MAX..FLOWS_MAX + FRESH_MAX).filter(fits).take(count).collect()
+        let fits = |index: &u32| table.hash(&self.plan.tuple(*index)) >> 57 == 0;
+        (FLOWS_MAX..FLOWS_MAX + FRESH_MAX).filter(fits).take(SLOTS as usize).collect()
     }
 
     fn write_requests(&mut self, flags: u8) {

@@ -58,9 +58,9 @@ fn an_attack_ends_where_it_should() {
     assert_eq!(drops_of(&Traffic::fill_malformed), u64::from(SLOTS));
     assert_eq!(drops_of(&|traffic| traffic.fill_fragments(Fragments::Later)), u64::from(SLOTS));
     assert_eq!(drops_of(&|traffic| traffic.fill_fragments(Fragments::First)), 0);
-    let colliding = traffic.colliding(KEY, 100);
-    let (bits, one) = (|index: &u32| hash_of(&traffic, *index) >> 52, colliding[0]);
-    assert!(colliding.len() == 100 && colliding.iter().all(|index| bits(index) == bits(&one)));
+    let colliding = traffic.colliding(KEY);
+    let (bits, one) = (|index: &u32| hash_of(&traffic, *index) >> 57, colliding[0]);
+    assert!(colliding.len() == SLOTS as usize && colliding.iter().all(|index| bits(index) == bits(&one)));
 }
 
 fn hash_of(traffic: &Traffic, index: u32) -> u64 {

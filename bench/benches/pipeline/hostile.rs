@@ -3,7 +3,7 @@
 //! Answers: is any traffic much dearer than a packet that opens a flow and means no harm? The goal is twice `benign_miss`. Axis:
 //! the attack; at 100 k live flows, or as many as the run is limited to.
 //!
-//! - `colliding_under_key_0`: tuples that would meet in 1/4096 of the index if nobody had set a key;
+//! - `colliding_under_key_0`: tuples that would meet in 1/128 of the index if nobody had set a key;
 //! - `colliding_under_the_key`: the same by somebody who knows the secret; what finds no room is refused;
 //! - `syn_flood`: SYNs of ever new flows against a table that they have filled;
 //! - `first_fragments`, `later_fragments` (whose first one nobody saw), `malformed` (eight ways in turn).
@@ -36,7 +36,7 @@ pub(crate) fn rows(criterion: &mut Criterion, world: &mut World) {
             BenchmarkId::new(name, flows),
             || {
                 let traffic = world.of(Plan::MAIN, flows);
-                (traffic.colliding(key, SLOTS as usize), traffic)
+                (traffic.colliding(key), traffic)
             },
             |(colliding, traffic)| {
                 traffic.fill_first_of(colliding);
