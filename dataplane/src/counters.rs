@@ -1,6 +1,9 @@
 //! What a worker counts: plain numbers of its own, summed by whoever reads.
 //!
-//! Every frame is counted once by its verdict: `received = forward + host + reply + drop`.
+//! Every frame is counted once by its verdict: `received = forward + host + reply + drop`. And every clock tick of a worker
+//! is counted at one [`Stage`].
+
+use serde::{Deserialize, Serialize};
 
 use crate::io::PortId;
 use crate::verdict::{DropReason, Verdict};
@@ -16,6 +19,16 @@ pub struct PortCounters {
     pub tx_packets: u64,
     /// Their bytes.
     pub tx_bytes: u64,
+}
+
+impl PortCounters {
+    /// Adds another worker's counters of the port to these.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_packets += other.rx_packets;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_packets += other.tx_packets;
+        self.tx_bytes += other.tx_bytes;
+    }
 }
 
 /// The counters of one worker.
@@ -163,10 +176,7 @@ impl Counters {
         self.rejects.iter_mut().zip(other.rejects).for_each(|(sum, count)| *sum += count);
         self.fit_ports(other.ports.len());
         for (sum, port) in self.ports.iter_mut().zip(&other.ports) {
-            sum.rx_packets += port.rx_packets;
-            sum.rx_bytes += port.rx_bytes;
-            sum.tx_packets += port.tx_packets;
-            sum.tx_bytes += port.tx_bytes;
+            sum.add(port);
         }
     }
 
@@ -176,5 +186,68 @@ impl Counters {
             port.tx_packets += 1;
             port.tx_bytes += bytes as u64;
         }
+    }
+}
+
+/// What a worker spends its time on, in the order in which a batch meets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stage {
+    /// Fetching a batch from the ports.
+    Receive,
+    /// All that the pipeline does with it.
+    Process,
+    /// Handing it to the ports, and their system calls.
+    Transmit,
+    /// What the daemon asked of the worker between two batches.
+    Control,
+    /// Looking at empty rings, pausing, sleeping.
+    Idle,
+}
+
+impl Stage {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Receive, Self::Process, Self::Transmit, Self::Control, Self::Idle];
+}
+
+/// What one stage took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageCounters {
+    /// How often a worker went through it.
+    pub calls: u64,
+    /// Packets that it had in hand.
+    pub vectors: u64,
+    /// Ticks of the time stamp counter.
+    pub clocks: u64,
+}
+
+/// What each stage took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stages([StageCounters; Stage::ALL.len()]);
+
+impl Stages {
+    /// Counts one pass of a stage.
+    #[inline]
+    pub fn count(&mut self, stage: Stage, vectors: usize, clocks: u64) {
+        let counters = &mut self.0[stage as usize];
+        counters.calls += 1;
+        counters.vectors += vectors as u64;
+        counters.clocks += clocks;
+    }
+
+    /// What a stage took.
+    pub fn of(&self, stage: Stage) -> StageCounters {
+        self.0[stage as usize]
+    }
+
+    /// What was counted since `earlier`, an older copy.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut difference = *self;
+        for (now, before) in difference.0.iter_mut().zip(&earlier.0) {
+            now.calls -= before.calls;
+            now.vectors -= before.vectors;
+            now.clocks -= before.clocks;
+        }
+        difference
     }
 }

@@ -4,6 +4,8 @@
 //! the connection table. The rest of the daemon talks to a worker by [`Command`]s in its mailbox, which it looks into once per
 //! batch; so new tables take effect at a batch boundary, whole or not at all.
 
+mod stopwatch;
+
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use crossbeam::queue::ArrayQueue;
 use weir_xsk::{Binder, Bound, FrameCounts, PortConfig, PortError, PortStatistics, Ports, UmemConfig, Waker};
 
 use crate::conntrack::{ConnTable, Ticks};
-use crate::counters::Counters;
+use crate::counters::{Counters, PortCounters, Stage, Stages};
 use crate::flows::{Watch, Writer};
 use crate::io::xsk::XskIo;
 use crate::io::{BATCH_MAX, Batch, PacketIo, PortId};
@@ -25,6 +27,7 @@ use crate::pipeline::{self, Cx, Local};
 use crate::service::Affinity;
 use crate::tables::Tables;
 use crate::verdict::Verdict;
+use stopwatch::Stopwatch;
 
 /// How long an adaptive worker looks at its rings after the last frame before it sleeps. A wake-up across cores costs about
 /// 20 µs, so looking on for a little longer than that pays.
@@ -68,6 +71,8 @@ pub struct Report {
     pub tx: u64,
     /// Batches that were not empty.
     pub batches: u64,
+    /// What its time went to.
+    pub stages: Stages,
     /// Where the frames are.
     pub frames: FrameCounts,
     /// What the kernel lost at the ports, summed.
@@ -253,6 +258,7 @@ struct Worker {
     rx: u64,
     tx: u64,
     batches: u64,
+    stopwatch: Stopwatch,
 }
 
 impl Worker {
@@ -274,6 +280,7 @@ impl Worker {
             rx: 0,
             tx: 0,
             batches: 0,
+            stopwatch: Stopwatch::start(),
         })
     }
 }
@@ -294,6 +301,7 @@ impl Worker {
             let got = batch.len();
             if got > 0 {
                 last_frame = looked;
+                self.stopwatch.lap(Stage::Receive, got);
                 self.process(&mut batch, self.nanos(looked));
             }
             // Also without new frames: what a full queue left behind goes out now, and what was sent comes back.
@@ -301,8 +309,12 @@ impl Worker {
                 tracing::error!(%error, "the ports of a worker are broken");
                 return;
             }
+            if got > 0 {
+                self.stopwatch.lap(Stage::Transmit, got);
+            }
             if got < BATCH_GOOD {
                 self.rest(looked, last_frame);
+                self.stopwatch.lap(Stage::Idle, 0);
             }
         }
     }
@@ -329,6 +341,7 @@ impl Worker {
         } else {
             pipeline::process(&mut cx, batch, &mut Watch::<false> { ring, generation, now });
         }
+        self.stopwatch.lap(Stage::Process, batch.len());
         if let Some(destination) = self.local.unresolved.take() {
             let _ = self.mailbox.unresolved.force_push(destination);
         }
@@ -385,6 +398,10 @@ impl Worker {
                     self.mailbox.in_force.store(generation, Ordering::Release);
                 }
                 Command::Attach(port, socket, answer) => {
+                    // The number may have been another port's.
+                    if let Some(counters) = self.local.counters.ports.get_mut(usize::from(port.0)) {
+                        *counters = PortCounters::default();
+                    }
                     let _ = answer.send(self.io.ports_mut().insert(port.0, *socket));
                 }
                 Command::Detach(port, answer) => {
@@ -397,6 +414,7 @@ impl Worker {
                 }
                 Command::Stop => return false,
             }
+            self.stopwatch.lap(Stage::Control, 0);
         }
         true
     }
@@ -404,6 +422,7 @@ impl Worker {
     fn report(&mut self, report: &mut Report) {
         report.counters.clone_from(&self.local.counters);
         (report.rx, report.tx, report.batches) = (self.rx, self.tx, self.batches);
+        report.stages = self.stopwatch.stages();
         let ports = self.io.ports_mut();
         report.frames = ports.frames();
         // The worker holds no frame and counts none between two batches.

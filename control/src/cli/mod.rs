@@ -19,10 +19,12 @@ mod matrix;
 mod nat;
 mod policies;
 mod replay;
+mod runtime;
 mod services;
 mod status;
 mod style;
 mod test;
+mod top;
 mod trace;
 mod validate;
 mod why;
@@ -78,6 +80,10 @@ enum Command {
     Status(status::Args),
     /// Shows what was decided about packets: new flows and drops that are past, and every packet as it comes
     Flows(flows::Args),
+    /// Shows ports, workers, flows and drops as they go, on a terminal
+    Top(top::Args),
+    /// Shows where the workers' time goes, stage by stage
+    Runtime(runtime::Args),
     /// Lists tracked connections
     Conntrack(conntrack::Args),
     /// Lists the Services in force and their backends
@@ -109,6 +115,8 @@ impl Command {
             Self::Lint(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Flows(args) => args.run(),
+            Self::Top(args) => args.run(),
+            Self::Runtime(args) => args.run(),
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),
             Self::Policies(args) => args.run(),

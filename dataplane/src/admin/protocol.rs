@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::counters::{Stage, StageCounters};
 use crate::flows::{Flow, Query};
 use crate::model::{NodeState, PodPort};
 
@@ -48,6 +49,11 @@ pub enum Request {
     },
     /// How it goes. Answered by [`Response::Status`].
     Status,
+    /// Where the workers' time goes. Answered by [`Response::Runtime`].
+    Runtime {
+        /// Count from zero again afterwards.
+        clear: bool,
+    },
     /// The state in force. Answered by [`Response::State`].
     State,
     /// All connections. Answered by one or more [`Response::Connections`].
@@ -93,6 +99,11 @@ pub enum Response {
     Status {
         /// The figures.
         status: Box<Status>,
+    },
+    /// Where the workers' time goes.
+    Runtime {
+        /// The figures.
+        runtime: Box<Runtime>,
     },
     /// The state in force.
     State {
@@ -185,6 +196,14 @@ pub struct PortStatus {
     /// `namespace/name` of a pod port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// Packets that came in by it, since it was attached.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets that left by it.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
 }
 
 /// How packets ended.
@@ -243,6 +262,43 @@ pub struct KernelCounts {
     pub rx_dropped: u64,
     /// Descriptors that the kernel refused; always 0.
     pub invalid_descriptors: u64,
+}
+
+/// Where the workers' time goes; the JSON of `weir runtime -o json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Runtime {
+    /// Seconds that the figures cover: since the daemon started, or since they were cleared.
+    pub secs: f64,
+    /// By worker.
+    pub workers: Vec<WorkerRuntime>,
+}
+
+/// Where one worker's time goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerRuntime {
+    /// The core it is pinned to.
+    pub core: u16,
+    /// Packets received.
+    pub rx: u64,
+    /// Packets sent.
+    pub tx: u64,
+    /// Packets discarded.
+    pub drop: u64,
+    /// Every stage, in the order in which a batch meets them; their clocks add up to the time.
+    pub stages: Vec<StageRuntime>,
+}
+
+/// What one stage took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StageRuntime {
+    /// Which one.
+    pub stage: Stage,
+    /// How often, for how many packets, how long.
+    #[serde(flatten)]
+    pub counters: StageCounters,
 }
 
 /// One tracked connection.
@@ -353,6 +409,17 @@ impl Client {
     pub fn status(&mut self) -> Result<Status, ClientError> {
         match self.call(&Request::Status)? {
             Response::Status { status } => Ok(*status),
+            _ => Err(ClientError::Unexpected(self.path.clone())),
+        }
+    }
+
+    /// Asks where the workers' time goes; with `clear` the figures begin anew afterwards.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn runtime(&mut self, clear: bool) -> Result<Runtime, ClientError> {
+        match self.call(&Request::Runtime { clear })? {
+            Response::Runtime { runtime } => Ok(*runtime),
             _ => Err(ClientError::Unexpected(self.path.clone())),
         }
     }

@@ -4,6 +4,7 @@
 //! neighbours. Each compiles new tables away from the workers and hands them over; nothing else touches a worker. When the
 //! daemon ends, everything that it made goes with it, and no pod is left reachable another way: see [`weir_host::guard`].
 
+mod clocks;
 mod follow;
 mod host_pair;
 mod http;
@@ -26,6 +27,7 @@ use crossbeam::channel::Sender;
 use weir_host::Net;
 use weir_xsk::{Redirect, UmemConfig};
 
+use self::clocks::Baseline;
 use self::host_pair::HostPair;
 use self::http::Http;
 use self::ports::{Attached, resume_vlan_stripping};
@@ -93,6 +95,8 @@ struct Inner {
     attached: BTreeMap<u16, Attached>,
     /// The uplink took VLAN tags off and shall again when the daemon ends.
     vlan_stripping: bool,
+    /// From where the workers' figures are told.
+    baseline: Baseline,
 }
 
 impl Daemon {
@@ -173,6 +177,7 @@ impl Daemon {
             http: Http::start()?,
             attached: BTreeMap::new(),
             vlan_stripping: false,
+            baseline: Baseline::new(epoch),
         };
         let stopping = AtomicBool::new(false);
         let inner = Mutex::new(inner);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Daemon;
 use crate::admin::protocol::{ConnectionCounts, PortStatus, Status, WorkerStatus};
-use crate::counters::Counters;
+use crate::counters::{Counters, PortCounters};
 use crate::model::NodeState;
 use crate::runtime::PortKind;
 use crate::verdict::DropReason;
@@ -37,7 +37,11 @@ impl Daemon {
                 PortKind::Vacant => continue,
             };
             let mode = inner.attached.get(&(id as u16)).map(|attached| attached.mode).unwrap_or_default();
-            status.ports.push(PortStatus { name: port.name.clone(), kind: kind.into(), mode: mode.into(), pod });
+            let mut counters = PortCounters::default();
+            reports.iter().filter_map(|(_, report)| report.counters.ports.get(id)).for_each(|of_worker| counters.add(of_worker));
+            let PortCounters { rx_packets, rx_bytes, tx_packets, tx_bytes } = counters;
+            let (name, kind, mode) = (port.name.clone(), kind.into(), mode.into());
+            status.ports.push(PortStatus { name, kind, mode, pod, rx_packets, rx_bytes, tx_packets, tx_bytes });
         }
         status
     }
