@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 packages=(
   # libxdp and libbpf (built by xsk-rs) and the redirect program
   gcc libc6-dev make clang llvm m4 pkg-config libelf-dev zlib1g-dev libbpf-dev
+  # the filters of weir capture
+  libpcap-dev
   # what the tests, the demo and the benches run in their own namespaces
   iproute2 iputils-ping ethtool tcpdump iperf3 netcat-openbsd curl nftables python3 procps jq
   # instructions are counted (ci/instructions.sh)

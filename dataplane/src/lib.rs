@@ -23,6 +23,7 @@ pub mod route;
 pub mod runtime;
 pub mod service;
 pub mod tables;
+pub mod tap;
 pub mod verdict;
 pub mod wire;
 pub mod worker;

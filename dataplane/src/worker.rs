@@ -26,6 +26,7 @@ use crate::model::{Idle, Ip};
 use crate::pipeline::{self, Cx, Local};
 use crate::service::Affinity;
 use crate::tables::Tables;
+use crate::tap::{Tap, Taps};
 use crate::verdict::Verdict;
 use stopwatch::Stopwatch;
 
@@ -56,6 +57,10 @@ pub enum Command {
     Detach(PortId, Sender<()>),
     /// Fill in the report and send it back.
     Report(Box<Report>, Sender<Box<Report>>),
+    /// Copy frames into the tap from the next batch on. Answers whether there is room for another one.
+    Tap(Arc<Tap>, Sender<bool>),
+    /// Copy no more frames into the tap.
+    Untap(Arc<Tap>, Sender<()>),
     /// End.
     Stop,
 }
@@ -188,6 +193,21 @@ impl Handle {
         let _ = self.await_answer(&answered);
     }
 
+    /// Lends a tap to the worker; `false` where it has as many as it can serve, or has ended.
+    pub fn tap(&self, tap: Arc<Tap>) -> bool {
+        let (answer, answered) = bounded(1);
+        self.tell(Command::Tap(tap, answer));
+        self.await_answer(&answered).unwrap_or(false)
+    }
+
+    /// Takes a tap back. The caller still has it, so the worker frees nothing.
+    pub fn untap(&self, tap: &Arc<Tap>) {
+        let (answer, answered) = bounded(1);
+        self.tell(Command::Untap(tap.clone(), answer));
+        // A worker that has ended copies nothing.
+        let _ = self.await_answer(&answered);
+    }
+
     /// Tells whether [`unresolved`](Self::unresolved) has something.
     pub fn has_unresolved(&self) -> bool {
         !self.mailbox.unresolved.is_empty()
@@ -259,6 +279,7 @@ struct Worker {
     tx: u64,
     batches: u64,
     stopwatch: Stopwatch,
+    taps: Taps,
 }
 
 impl Worker {
@@ -281,6 +302,7 @@ impl Worker {
             tx: 0,
             batches: 0,
             stopwatch: Stopwatch::start(),
+            taps: Taps::new(setup.core as u16),
         })
     }
 }
@@ -327,6 +349,10 @@ impl Worker {
     fn process(&mut self, batch: &mut Batch, now: u64) {
         self.batches += 1;
         self.rx += batch.len() as u64;
+        let captured = !self.taps.is_empty();
+        if captured {
+            self.taps.before(batch, self.io.arena(), now);
+        }
         let mut cx = Cx {
             tables: &self.tables,
             conns: &self.connections,
@@ -336,10 +362,17 @@ impl Worker {
             now,
         };
         let (ring, generation) = (&mut self.notes, self.tables.generation);
-        if self.everything.load(Ordering::Relaxed) {
+        let everything = self.everything.load(Ordering::Relaxed);
+        if captured {
+            let mut observer = self.taps.observer(Watch::<true> { ring, generation, now }, everything);
+            pipeline::process(&mut cx, batch, &mut observer);
+        } else if everything {
             pipeline::process(&mut cx, batch, &mut Watch::<true> { ring, generation, now });
         } else {
             pipeline::process(&mut cx, batch, &mut Watch::<false> { ring, generation, now });
+        }
+        if captured {
+            self.taps.after(batch, self.io.arena(), &self.tables, now);
         }
         self.stopwatch.lap(Stage::Process, batch.len());
         if let Some(destination) = self.local.unresolved.take() {
@@ -411,6 +444,14 @@ impl Worker {
                 Command::Report(mut report, answer) => {
                     self.report(&mut report);
                     let _ = answer.send(report);
+                }
+                Command::Tap(tap, answer) => {
+                    let _ = answer.send(self.taps.insert(tap));
+                }
+                Command::Untap(tap, answer) => {
+                    self.taps.remove(&tap);
+                    drop(tap);
+                    let _ = answer.send(());
                 }
                 Command::Stop => return false,
             }

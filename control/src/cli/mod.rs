@@ -5,6 +5,7 @@
 //! run (every other error).
 
 mod apply;
+mod capture;
 mod common;
 mod complete;
 mod connections;
@@ -84,6 +85,8 @@ enum Command {
     Top(top::Args),
     /// Shows where the workers' time goes, stage by stage
     Runtime(runtime::Args),
+    /// Shows or writes frames of chosen pods and ports, with what became of them
+    Capture(capture::Args),
     /// Lists tracked connections
     Conntrack(conntrack::Args),
     /// Lists the Services in force and their backends
@@ -117,6 +120,7 @@ impl Command {
             Self::Flows(args) => args.run(),
             Self::Top(args) => args.run(),
             Self::Runtime(args) => args.run(),
+            Self::Capture(args) => args.run(),
             Self::Conntrack(args) => args.run(),
             Self::Services(args) => args.run(),
             Self::Policies(args) => args.run(),

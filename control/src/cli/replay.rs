@@ -8,18 +8,20 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use weir_dataplane::capture::{Capture, CaptureError, Direction, PacketNote, PcapngWriter};
+use weir_dataplane::capture::{Capture, CaptureError, Direction};
+use weir_dataplane::flows::{Flow, Namer};
 use weir_dataplane::io::PortId;
-use weir_dataplane::verdict::Verdict;
+use weir_dataplane::runtime::Runtime;
 
 use super::common::{NodeArgs, SnapshotArgs, compile_for};
 use super::{Answer, Refused};
+use crate::observe::record::{Recorder, Seen};
 use crate::sim::flows::{FlowRow, Flows};
 use crate::sim::hubble;
 use crate::sim::lines::Lines;
 use crate::sim::node::SimNode;
 use crate::sim::replay::{self, Ended, Hint, Summary, Taken};
-use crate::sim::row::{Namer, Row};
+use crate::sim::row::Row;
 
 /// Arguments of `weir replay`.
 #[derive(Debug, clap::Args)]
@@ -77,7 +79,7 @@ impl Args {
         let runtime = node.runtime().clone();
         let mut namer = Namer::new(node.tables().clone());
         let mut recorder = match &self.write {
-            Some(path) => Some(Recorder::create(path, &runtime.ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>())?),
+            Some(path) => Some(create(path, &runtime)?),
             None => None,
         };
 
@@ -103,7 +105,7 @@ impl Args {
                 let flow = namer.flow(note.time, fate);
                 let row = Row::new(note.number, &flow);
                 if let Some(recorder) = &mut recorder {
-                    recorder.write(taken, &row)?;
+                    record(recorder, taken, &flow)?;
                 }
                 match self.output {
                     Form::Table if told => writeln!(out, "{}", packet_line(&row))?,
@@ -135,8 +137,8 @@ impl Args {
         self.write_summary(&mut out, &ended.summary)?;
         out.flush()?;
         drop(out);
-        if let (Some(recorder), Some(path)) = (recorder, &self.write) {
-            recorder.finish().with_context(|| format!("cannot write {}", path.display()))?;
+        if let (Some(mut recorder), Some(path)) = (recorder, &self.write) {
+            recorder.flush().with_context(|| format!("cannot write {}", path.display()))?;
         }
         self.verdict(ended)
     }
@@ -256,44 +258,25 @@ fn foot(summary: &Summary, separated: bool) -> String {
     text
 }
 
-/// Writes what went in and what came out. Interfaces are the node's ports, in their order.
-struct Recorder {
-    out: PcapngWriter<BufWriter<File>>,
-    ports: u32,
+/// Begins the file that what goes in and what comes out is written to. Interfaces are the node's ports.
+fn create(path: &Path, runtime: &Runtime) -> anyhow::Result<Recorder<BufWriter<File>>> {
+    let made = File::create(path).and_then(|file| {
+        let mut recorder = Recorder::new(BufWriter::new(file))?;
+        runtime.ports.iter().enumerate().try_for_each(|(port, p)| recorder.interface(port as u16, &p.name))?;
+        Ok(recorder)
+    });
+    made.with_context(|| format!("cannot write {}", path.display()))
 }
 
-impl Recorder {
-    fn create(path: &Path, ports: &[String]) -> anyhow::Result<Self> {
-        let made = File::create(path).and_then(|file| {
-            let mut out = PcapngWriter::new(BufWriter::new(file), concat!("weir ", env!("CARGO_PKG_VERSION")))?;
-            ports.iter().try_for_each(|name| out.interface(name, ""))?;
-            Ok(Self { out, ports: ports.len() as u32 })
-        });
-        made.with_context(|| format!("cannot write {}", path.display()))
-    }
-
-    fn write(&mut self, taken: &Taken<'_>, row: &Row) -> io::Result<()> {
-        // enum xdp_action (linux/bpf.h): drop 1, pass 2, send back 3, redirect 4.
-        let action = match taken.fate.verdict {
-            Verdict::Drop(_) => 1,
-            Verdict::Host(_) => 2,
-            Verdict::Reply(_) => 3,
-            Verdict::Forward(_) | Verdict::Encap(_) => 4,
-        };
-        let why = row.why();
-        let comment = if why.is_empty() { row.verdict.to_owned() } else { format!("{}: {why}", row.verdict) };
-        let note = PacketNote { id: row.n, direction: Direction::In, xdp_action: Some(action), comment: &comment };
-        let interface = |port: PortId| u32::from(port.0).min(self.ports - 1);
-        self.out.packet(interface(taken.fate.in_port), taken.note.time, taken.before, &note)?;
-        if let (Some(port), Some(after)) = (taken.fate.out_port(), taken.after) {
-            let note = PacketNote { id: row.n, direction: Direction::Out, xdp_action: None, comment: "" };
-            self.out.packet(interface(port), taken.note.time, after, &note)?;
+fn record<W: Write>(recorder: &mut Recorder<W>, taken: &Taken<'_>, flow: &Flow) -> io::Result<()> {
+    let (id, time) = (taken.note.number, taken.note.time);
+    let (port, bytes) = (taken.fate.in_port.0, taken.before);
+    recorder.packet(&Seen { id, time, port, direction: Direction::In, bytes, wire_len: bytes.len() as u32 }, Some(flow))?;
+    match (taken.fate.out_port(), taken.after) {
+        (Some(PortId(port)), Some(bytes)) => {
+            recorder.packet(&Seen { id, time, port, direction: Direction::Out, bytes, wire_len: bytes.len() as u32 }, None)
         }
-        Ok(())
-    }
-
-    fn finish(self) -> io::Result<()> {
-        self.out.finish().map(drop)
+        _ => Ok(()),
     }
 }
 

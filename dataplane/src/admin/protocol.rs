@@ -2,7 +2,7 @@
 //! (32 bits, big endian).
 //!
 //! One connection carries any number of requests, one after the other. Each gets one [`Response`], except
-//! [`Request::Connections`] and [`Request::Flows`], which get as many as it takes; who follows flows gets them until it closes
+//! [`Request::Connections`], [`Request::Flows`] and [`Request::Capture`], which get as many as it takes; who follows flows gets them until it closes
 //! the connection, and at least one every [`HEARTBEAT`]. The socket is its owner's alone (mode 0600): whoever can connect may do
 //! everything.
 
@@ -34,6 +34,9 @@ pub const FLOWS_PER_MESSAGE: usize = 1024;
 /// How often a follower hears from the daemon though nothing happens: so each notices when the other has gone.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// How often who captures hears from the daemon though nothing happens.
+pub const CAPTURE_HEARTBEAT: Duration = Duration::from_millis(200);
+
 /// What the daemon is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "request")]
@@ -62,6 +65,14 @@ pub enum Request {
     Flows {
         /// Which ones.
         query: Box<Query>,
+    },
+    /// Frames as they come in and leave, with what became of them. Answered by [`Response::Captured`] until the connection is
+    /// closed.
+    Capture {
+        /// Names of ports: a pod's (`namespace/name`), an interface's, `uplink`, `host`; none = all.
+        ports: Vec<String>,
+        /// Bytes kept of a frame.
+        snaplen: u32,
     },
     /// Take up a pod's port. Answered by [`Response::Done`].
     AttachPod {
@@ -128,6 +139,15 @@ pub enum Response {
         /// No more messages follow.
         last: bool,
     },
+    /// Some of the captured frames. The first message says that the capture has begun; one comes every [`CAPTURE_HEARTBEAT`].
+    Captured {
+        /// Ports that were not named before, or whose number is another one's now.
+        interfaces: Vec<CapturedInterface>,
+        /// In order of time.
+        packets: Vec<CapturedPacket>,
+        /// Frames that were lost since the message before, wanted or not.
+        lost: u64,
+    },
     /// It is done.
     Done,
     /// It cannot be done.
@@ -135,6 +155,35 @@ pub enum Response {
         /// Why, in an operator's words.
         message: String,
     },
+}
+
+/// A port that frames are captured at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturedInterface {
+    /// Its number.
+    pub port: u16,
+    /// A pod's `namespace/name`, else the interface.
+    pub name: String,
+}
+
+/// One frame at one port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CapturedPacket {
+    /// When, nanoseconds since 1970.
+    pub time: u64,
+    /// Where.
+    pub port: u16,
+    /// On its way out, else in.
+    pub out: bool,
+    /// Number of the packet; its copies at several ports share it.
+    pub id: u64,
+    /// Length of the frame, of which `bytes` may have less.
+    pub wire_len: u32,
+    /// The frame, base64.
+    pub bytes: String,
+    /// What became of the packet; in its first copy alone.
+    pub flow: Option<Box<Flow>>,
 }
 
 /// How the daemon does; the JSON of `weir status -o json`.

@@ -45,7 +45,13 @@ fn pcapng() -> Vec<u8> {
     writer.interface("eth1", "uplink").unwrap();
     writer.interface("shop/web-0", "").unwrap();
     for (n, (time, frame)) in frames().into_iter().enumerate() {
-        let note = PacketNote { id: n as u64, direction: Direction::In, xdp_action: Some(1), comment: "drop POLICY_DENIED" };
+        let note = PacketNote {
+            id: n as u64,
+            direction: Direction::In,
+            wire_len: frame.len() as u32,
+            xdp_action: Some(1),
+            comment: "drop POLICY_DENIED",
+        };
         writer.packet(n as u32 % 2, time, &frame, &note).unwrap();
     }
     writer.finish().unwrap()

@@ -70,6 +70,8 @@ pub struct PacketNote<'a> {
     pub id: u64,
     /// Which way it goes (`epb_flags`).
     pub direction: Direction,
+    /// Length of the frame, of which the capture may have less.
+    pub wire_len: u32,
     /// The action as an XDP program would return it (`epb_verdict` of type 2): 1 drop, 2 pass, 3 send back, 4 redirect.
     pub xdp_action: Option<u64>,
     /// What Wireshark shows beside the packet (`opt_comment`); empty = nothing.
@@ -125,7 +127,7 @@ impl<W: Write> PcapngWriter<W> {
         self.word((time >> 32) as u32);
         self.word(time as u32);
         self.word(bytes.len() as u32);
-        self.word(bytes.len() as u32);
+        self.word(note.wire_len);
         self.padded(bytes);
         if !note.comment.is_empty() {
             self.option(1, note.comment.as_bytes());
@@ -141,12 +143,20 @@ impl<W: Write> PcapngWriter<W> {
         self.end()
     }
 
+    /// Writes out what is buffered.
+    ///
+    /// # Errors
+    /// What the file says.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
     /// Writes out what is buffered and gives the file back.
     ///
     /// # Errors
     /// What the file says.
     pub fn finish(mut self) -> io::Result<W> {
-        self.out.flush()?;
+        self.flush()?;
         Ok(self.out)
     }
 

@@ -4,6 +4,7 @@
 //! neighbours. Each compiles new tables away from the workers and hands them over; nothing else touches a worker. When the
 //! daemon ends, everything that it made goes with it, and no pod is left reachable another way: see [`weir_host::guard`].
 
+mod capture;
 mod clocks;
 mod follow;
 mod host_pair;

@@ -4,12 +4,13 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam::channel::RecvTimeoutError;
 
+use super::capture::capture;
 use super::{Daemon, End};
 use crate::admin::protocol::{
     CONNECTIONS_PER_MESSAGE, Connection, ConnectionSide, FLOWS_PER_MESSAGE, HEARTBEAT, Request, Response, receive, send,
@@ -136,6 +137,11 @@ fn converse(mut stream: UnixStream, daemon: &Weak<Daemon>) -> io::Result<()> {
                 drop(daemon);
                 flows(&mut stream, &hub, &query)?;
             }
+            Request::Capture { ports, snaplen } => {
+                let weak = Arc::downgrade(&daemon);
+                drop(daemon);
+                return capture(&mut stream, &weak, &ports, snaplen);
+            }
             request => {
                 let response = answer(&daemon, request);
                 drop(daemon);
@@ -173,6 +179,7 @@ fn answer(daemon: &Daemon, request: Request) -> Response {
         }
         // Answered in several messages by the caller.
         Request::Connections => Response::Connections { connections: Vec::new(), last: true },
+        Request::Capture { .. } => Response::Captured { interfaces: Vec::new(), packets: Vec::new(), lost: 0 },
         Request::Flows { .. } => Response::Flows { flows: Vec::new(), lost: 0, last: true },
     }
 }
