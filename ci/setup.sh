@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building and testing need on Debian 12: packages, and the crates that Cargo.lock names. Safe to run again.
+# usage: ci/setup.sh [peers]      peers: also what bench/peers runs beside Weir
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,6 +18,7 @@ packages=(
   # and what a replay writes in Wireshark
   tshark
 )
+[ "${1:-}" != peers ] || packages+=(dpdk-dev librte-net-af-xdp23 openvswitch-switch iptables linux-perf)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -60,9 +60,9 @@ def udp_rate(peer, secs, size, flows, to, addresses=1, place="server"):
     first = _next_flow if flows == 0 else 0
     _next_flow += FRESH if flows == 0 else 0
     target = ["--to", to, "--addresses", str(addresses)]
-    target += ["--port", str(services.SERVICE_PORT)] if addresses > 1 else ["--port", str(services.PORT), "--ports", str(services.PORTS)]
+    target += ["--port", str(services.SERVICE_PORT)] if addresses > 1 else ["--port", str(services.DIRECT), "--ports", str(services.PORTS)]
     mac = peer.next_hop(to)
-    listen = ["--port", str(services.PORT), "--ports", str(services.PORTS), "--from", services.CLIENT, "--bytes", str(size), "--secs", str(secs)]
+    listen = ["--port", str(services.PORT), "--ports", str(2 * services.PORTS), "--from", services.CLIENT, "--bytes", str(size), "--secs", str(secs)]
     for thread in peer.threads:
         listen += ["--thread", str(thread)]
     with Running(peer, place, FLOOD, "sink", *listen) as sink:

@@ -76,7 +76,7 @@ def main():
         return 0
     order = [row.name for row in everything]
     if given.report:
-        print(report.table(report.load()))
+        print(report.table(report.load()), report.goals(report.load()), sep="\n\n")
         return 0
     rows = [row for row in everything if re.search(given.rows, row.name) and (row.quick or not given.quick)]
     for row in rows:
@@ -112,6 +112,7 @@ def main():
         if entries:
             report.save(entries, order)
     print(f"\nmedians of {given.rounds} interleaved rounds of {given.secs} s (lowest-highest); CPU of all cores, whoever used them")
+    print(report.goals(report.load()))
     for name, reason in missing.items():
         print(f"{name} did not start: {reason}")
     return 1 if "weir" in missing else 0

@@ -5,6 +5,7 @@ from typing import Callable
 
 import measure
 import services
+import worker_profile
 from kernel import Bridge, Flannel, Proxied, Routing, Veth
 from services import CLIENT, REMOTE, SERVER
 from userspace import OpenVswitch, Testpmd, Weir
@@ -44,7 +45,7 @@ class Row:
 
 
 def rows():
-    return [*udp(), *tcp(), *round_trips(), *idle()]
+    return [*udp(), *own_share(), *tcp(), *round_trips(), *idle()]
 
 
 def udp():
@@ -62,6 +63,11 @@ def udp():
                     f"udp {size} B, {words}, service of {thousands}", measure.udp_rate, peers if flows == 1 else (peers[0], *peers[2:]),
                     {**load, "to": services.address(0), "addresses": count}, size == 64 and flows < 2 and count == 10_000, bare)
             yield Row(f"udp {size} B, {words}, vxlan", measure.udp_rate, ("weir", "bridge+vxlan"), {**load, "to": REMOTE, "place": "remote"}, short)
+
+
+def own_share():
+    load = {"size": 64, "flows": 1, "to": services.address(0), "addresses": 10_000}
+    yield Row("udp 64 B, 1 flow, service of 10k, profile of the worker", worker_profile.own_share, ("weir",), load, True)
 
 
 def tcp():

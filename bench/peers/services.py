@@ -11,8 +11,9 @@ CLIENT, SERVER, REMOTE = "10.244.1.5", "10.244.1.6", "10.244.2.7"
 PODS = "10.244.0.0/16"
 FIRST = ipaddress.ip_address("10.96.1.0")
 SERVICE_PORT = 80
-# The receiver's ports.
+# The receiver's ports: those of backends, and as many that are sent to directly, so that no two flows become one by translation.
 PORT, PORTS = 10000, 2000
+DIRECT = PORT + PORTS
 # For round trips, beside the load's.
 ECHO = 9000
 
@@ -70,7 +71,8 @@ def snapshot(services, idle_pods):
                 "endpoints": [{"addresses": [SERVER], "conditions": {"ready": True}}],
                 "ports": [{"name": "load", "port": port, "protocol": "UDP"}],
             })
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    lines = ",\n".join(json.dumps(item) for item in items)
+    return f'{{"apiVersion": "v1", "kind": "List", "items": [\n{lines}\n]}}\n'
 
 
 def nftables(services):

@@ -76,7 +76,7 @@ def begin():
 def clean(tag=TAG):
     """Removes all that a run made. Processes in its namespaces are its own: they end first."""
     for lab in sorted(os.listdir("/run/weir")) if os.path.isdir("/run/weir") else ():
-        if re.fullmatch(rf"{tag}(-\d+)?", lab):
+        if re.fullmatch(rf"{tag}(x\d+)?", lab):
             run(WEIR, "lab", "down", "--name", lab, check=False)
     for line in run("ip", "netns", "list").splitlines():
         space = line.split()[0]

@@ -9,7 +9,7 @@ import time
 import services
 from kernel import Kernel, Peer
 from services import CLIENT, SERVER
-from shell import STATE, TAG, WEIR, Failed, end, read, run, start, write
+from shell import FLOOD, STATE, TAG, WEIR, Failed, end, read, run, start, write
 
 # Where the packets are moved; the sender has the other core.
 CORE = 1
@@ -22,7 +22,7 @@ class Weir(Peer):
 
     def __init__(self, name="weir", idle_pods=0, connections=CONNECTIONS):
         self.name = name
-        self.lab = f"{TAG}-{idle_pods}"
+        self.lab = f"{TAG}x{idle_pods}"
         self.idle_pods = idle_pods
         self.connections = connections
         self.pid = None
@@ -40,6 +40,12 @@ class Weir(Peer):
         self.threads = [task for task in tasks if read(f"/proc/{self.pid}/task/{task}/comm").startswith("worker-")]
         if len(self.threads) != 1:
             raise Failed(f"{len(self.threads)} workers where one was asked for")
+        if self.connections == CONNECTIONS:
+            self.touch()
+
+    def touch(self):
+        """Has the daemon write to its tables once: they are memory that nobody has used, and a node's have been used for days."""
+        self.exec("client", FLOOD, "send", "--mac", self.next_hop(SERVER), "--to", SERVER, "--port", "1", "--ports", "1000", "--flows", "0", "--secs", "2")
 
     def down(self):
         run(WEIR, "lab", "down", "--name", self.lab, check=False)

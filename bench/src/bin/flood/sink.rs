@@ -16,9 +16,10 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 use crate::frames::{HEADERS, check};
 
 /// Between two samples.
-const SAMPLE_EVERY: Duration = Duration::from_millis(5);
-/// Datagrams of a sample.
-const SAMPLE: usize = 16;
+const SAMPLE_EVERY: Duration = Duration::from_millis(20);
+/// Datagrams of a sample, and of one socket in it.
+const SAMPLE: u64 = 128;
+const SAMPLE_OF_ONE: usize = 16;
 /// What a socket holds, about: enough for a sample.
 const RECEIVE_BUFFER: usize = 16 << 10;
 
@@ -82,9 +83,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut buffer = [0; 2048];
     while Instant::now() < end {
         std::thread::sleep(SAMPLE_EVERY.min(end.saturating_duration_since(Instant::now())));
-        // Also where one port of many gets everything, each is asked some time.
-        for socket in turn.by_ref().take(sockets.len().min(SAMPLE)) {
+        // All sockets have their turn, also where everything comes to one of them.
+        let enough = sample.checked + SAMPLE;
+        for socket in turn.by_ref().take(sockets.len()) {
             sample.take(socket, &mut buffer, args)?;
+            if sample.checked >= enough {
+                break;
+            }
         }
     }
     let (took, after) = (start.elapsed(), reading(&args.thread)?);
@@ -111,7 +116,7 @@ struct Sample {
 
 impl Sample {
     fn take(&mut self, socket: &UdpSocket, buffer: &mut [u8], args: &Args) -> anyhow::Result<()> {
-        for _ in 0..SAMPLE {
+        for _ in 0..SAMPLE_OF_ONE {
             let (len, from) = match socket.recv_from(buffer) {
                 Ok(got) => got,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
