@@ -14,6 +14,8 @@ CORE = "0"
 # New flows of a round: more than any peer takes in its seconds, so that no flow comes twice.
 FRESH = 8_000_000
 _next_flow = 0
+# More than this of a core for others makes a round doubtful.
+QUIET = 0.25
 
 
 def busy():
@@ -21,6 +23,17 @@ def busy():
     with open("/proc/stat", encoding="utf-8") as stat:
         user, nice, system, _idle, _wait, irq, soft, steal = map(int, stat.readline().split()[1:9])
     return (user + nice + system + irq + soft + steal) / HZ
+
+
+def calm():
+    """Waits a little for the machine to be quiet, and tells how many cores others use while no peer is measured."""
+    for _ in range(20):
+        before, start = busy(), time.monotonic()
+        time.sleep(0.1)
+        others = (busy() - before) / (time.monotonic() - start)
+        if others <= QUIET:
+            break
+    return round(others, 2)
 
 
 class Running:

@@ -6,10 +6,12 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
+import measure
 import report
-import shell
 import rows as table
+import shell
 
 FAULTS = (shell.Failed, RuntimeError, ValueError, KeyError, OSError, subprocess.SubprocessError)
 
@@ -32,12 +34,14 @@ def arguments():
 def bring_up(names):
     """The peers that start, and why the others do not."""
     peers, missing = {}, {}
+    start = time.monotonic()
     for name in names:
         peer = table.PEERS[name]()
         try:
             peer.up()
             peer.leave()
             peers[name] = peer
+            print(f"{time.monotonic() - start:5.1f} s: {name} is up", file=sys.stderr, flush=True)
         except FAULTS as error:
             missing[name] = str(error)
             print(f"peers: {name} does not start: {error}", file=sys.stderr, flush=True)
@@ -48,7 +52,7 @@ def bring_up(names):
     return peers, missing
 
 
-def measure(row, peers, given):
+def run_rounds(row, peers, given):
     """Rounds of a row: each peer once, then again."""
     samples, failed = {}, {}
     for _ in range(given.rounds):
@@ -56,9 +60,11 @@ def measure(row, peers, given):
             peer = peers.get(name)
             if not peer:
                 continue
+            others = measure.calm()
             peer.enter()
             try:
-                samples.setdefault(name, []).append(row.run(peer, given.secs))
+                figures = row.run(peer, given.secs)
+                samples.setdefault(name, []).append({**figures, "others_cores": others})
             except FAULTS as error:
                 failed[name] = str(error)
                 print(f"peers: {row.name} by {name}: {error}", file=sys.stderr, flush=True)
@@ -95,7 +101,7 @@ def main():
             shell.widen_conntrack()
         peers, missing = bring_up(names)
         for row in rows:
-            samples, failed = measure(row, peers, given)
+            samples, failed = run_rounds(row, peers, given)
             for name in row.peers:
                 if samples.get(name):
                     entries.append(report.entry(row.name, name, samples[name], **taken))
@@ -112,6 +118,9 @@ def main():
         if entries:
             report.save(entries, order)
     print(f"\nmedians of {given.rounds} interleaved rounds of {given.secs} s (lowest-highest); CPU of all cores, whoever used them")
+    loud = [one for one in entries if any(r["others_cores"] > measure.QUIET for r in one["rounds"])]
+    for one in loud:
+        print(f"not quiet: before a round of {one['row']} by {one['peer']} others used {max(r['others_cores'] for r in one['rounds'])} cores")
     print(report.goals(report.load()))
     for name, reason in missing.items():
         print(f"{name} did not start: {reason}")
