@@ -55,6 +55,7 @@ def bring_up(names):
 def run_rounds(row, peers, given):
     """Rounds of a row: each peer once, then again."""
     samples, failed = {}, {}
+    start = time.monotonic()
     for _ in range(given.rounds):
         for name in row.peers:
             peer = peers.get(name)
@@ -70,6 +71,7 @@ def run_rounds(row, peers, given):
                 print(f"peers: {row.name} by {name}: {error}", file=sys.stderr, flush=True)
             finally:
                 peer.leave()
+    print(f"{time.monotonic() - start:5.1f} s: {row.name}", file=sys.stderr, flush=True)
     return samples, failed
 
 

@@ -128,3 +128,50 @@ fn fold(mut sum: u64) -> u16 {
     }
     sum as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: Target = Target { to: Ipv4Addr::new(10, 96, 1, 0), addresses: 10_000, port: 80, ports: 3 };
+
+    fn maker(len: usize) -> Maker {
+        Maker::new(len, [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], Ipv4Addr::new(10, 244, 1, 5), TARGET)
+    }
+
+    #[test]
+    fn the_checksums_of_every_flow_are_right() {
+        for len in [64, 1400] {
+            let mut maker = maker(len);
+            for flow in [0, 1, 9_999, 10_000, 64_007, u64::from(u32::MAX)] {
+                let frame = maker.make(flow);
+                assert_eq!(frame.len(), len - 4);
+                assert_eq!(fold(sum(&frame[14..34])), 0xffff, "IPv4 header of flow {flow}");
+                let pseudo = sum(&frame[26..34]) + 17 + (frame.len() - 34) as u64;
+                assert_eq!(fold(pseudo + sum(&frame[34..])), 0xffff, "UDP of flow {flow}");
+            }
+        }
+    }
+
+    #[test]
+    fn consecutive_flows_differ_in_their_ports_for_as_long_as_promised() {
+        let tuples: std::collections::HashSet<_> = (0..1_000_000_u64).map(|flow| (source_port(flow), flow % 1000)).collect();
+        assert_eq!(tuples.len(), 1_000_000);
+    }
+
+    #[test]
+    fn what_changed_on_the_way_is_told() {
+        let (mut maker, flow) = (maker(64), 70_000);
+        let payload = maker.make(flow)[HEADERS..].to_vec();
+        let port = source_port(flow);
+        assert_eq!(check(&payload, port, payload.len()), Ok(()));
+        assert!(check(&payload, port + 1, payload.len()).is_err(), "translated");
+        assert!(check(&payload[..payload.len() - 1], port, payload.len()).is_err(), "cut");
+        assert!(check(&payload[..8], port, 8).is_err(), "too short to tell");
+        for n in (0..MAGIC.len()).chain(PAYLOAD_MIN..payload.len()) {
+            let mut changed = payload.clone();
+            changed[n] ^= 1;
+            assert!(check(&changed, port, payload.len()).is_err(), "byte {n}");
+        }
+    }
+}
