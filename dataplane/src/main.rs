@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use crossbeam::channel::Sender;
 use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
 use weir_dataplane::config;
@@ -65,12 +66,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
 
     let (ends, ended) = crossbeam::channel::unbounded();
-    // A daemon with a thread less would only seem to live: without it pods are cut off, which is safe and seen.
-    let (its_ends, hook) = (ends.clone(), std::panic::take_hook());
-    std::panic::set_hook(Box::new(move |panic| {
-        hook(panic);
-        let _ = its_ends.send(End::Failed(format!("a thread panicked: {panic}")));
-    }));
+    end_on_panic(ends.clone());
     let its_ends = ends.clone();
     std::thread::Builder::new().name("signals".into()).spawn(move || match signals.wait() {
         Ok(signal) => drop(its_ends.send(End::Signal(signal))),
@@ -124,9 +120,34 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
+/// Has a panic of any thread end the daemon. With a thread less it would only seem to live; without it pods are cut off, which
+/// is safe and seen.
+fn end_on_panic(ends: Sender<End>) {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        hook(panic);
+        let _ = ends.send(End::Failed(format!("a thread panicked: {panic}")));
+    }));
+}
+
 /// Tells systemd, where it is there.
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "cannot notify the service manager");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_any_thread_ends_the_daemon() {
+        let (ends, ended) = crossbeam::channel::unbounded();
+        end_on_panic(ends);
+        let worker = std::thread::Builder::new().name("worker-7".into()).spawn(|| panic!("no such port"));
+        assert!(worker.unwrap().join().is_err());
+        let end = ended.recv_timeout(Duration::from_secs(5)).unwrap();
+        assert!(matches!(&end, End::Failed(why) if why.contains("no such port")), "{end:?}");
     }
 }

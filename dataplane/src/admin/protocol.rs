@@ -584,7 +584,7 @@ pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<Option
     if bytes.len() < len as usize {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Some(serde_json::from_slice(&bytes)?))
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ impl Drop for Server {
 /// Answers the requests of one connection until it ends, or the daemon does. Holds the daemon only while it works for an
 /// answer: a client that does not read keeps nobody from ending.
 fn converse(mut stream: UnixStream, daemon: &Weak<Daemon>) -> io::Result<()> {
-    while let Some(request) = receive::<Request>(&mut stream)? {
+    while let Some(request) = understand(&mut stream)? {
         let Some(daemon) = daemon.upgrade() else { return Ok(()) };
         match request {
             Request::Connections => {
@@ -150,6 +150,22 @@ fn converse(mut stream: UnixStream, daemon: &Weak<Daemon>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The next request. What is none is answered by an error before the conversation ends: where the next message would begin
+/// is not known any more.
+fn understand(stream: &mut UnixStream) -> io::Result<Option<Request>> {
+    let received = receive::<Request>(stream);
+    if let Err(error) = &received
+        && error.kind() == io::ErrorKind::InvalidData
+    {
+        let message = format!(
+            "this is no request that this daemon knows: {error}\n  try: a weir of the same version ({})",
+            env!("CARGO_PKG_VERSION")
+        );
+        send(stream, &Response::Error { message })?;
+    }
+    received
 }
 
 fn answer(daemon: &Daemon, request: Request) -> Response {
@@ -243,5 +259,31 @@ fn connection(flow: &FlowRecord, now: Ticks) -> Connection {
         reply: side(&flow.reply, reply),
         replied: !flow.original.state.is_unreplied(),
         assured: flow.original.state.is_assured(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_request_is_answered_and_then_the_conversation_ends() {
+        for wire in [
+            &b"\x00\x00\x00\x02{}"[..],
+            b"\x00\x00\x00\x05hello",
+            b"\x00\x00\x00\x01{",
+            b"\xff\xff\xff\xff",
+            b"\x00\x00\x00\x16{\"request\":\"tomorrow\"}",
+        ] {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            ours.write_all(wire).unwrap();
+            assert!(converse(theirs, &Weak::new()).is_err());
+            let Some(Response::Error { message }) = receive(&mut ours).unwrap() else { panic!("no answer to {wire:?}") };
+            assert!(message.contains("no request"), "{message}");
+            assert_eq!(receive::<Response>(&mut ours).unwrap(), None);
+        }
     }
 }
