@@ -29,6 +29,26 @@ fn pods_of_one_node_reach_each_other() {
 }
 
 #[test]
+fn pods_of_one_node_send_long_packets_to_each_other_and_short_ones_to_others() {
+    let ping =
+        |size: &str, mode: &str, to: &str| lab().exec("t/client", &["ping", "-c", "2", "-i", "0.2", "-W", "2", "-M", mode, "-s", size, to]);
+    for to in ["10.244.1.20", "fd00:244:1::20", "169.254.1.1"] {
+        ping("59000", "do", to).unwrap();
+    }
+    // Longer ones leave as fragments, which are long themselves.
+    ping("65000", "dont", "10.244.1.20").unwrap();
+    ping("1422", "do", "10.244.2.20").unwrap();
+    let said = ping("1423", "do", "10.244.2.20").unwrap_err();
+    assert!(said.contains("message too long"), "the pod does not know the path's MTU: {said}");
+    // A pod whose routes say nothing of it learns it from who cannot send on what it sent.
+    for to in ["10.244.2.20", "10.0.0.254"] {
+        exec_ok(lab(), "t/guarded", &["ip", "route", "replace", to, "via", "169.254.1.1", "dev", "eth0", "onlink"]);
+        let said = lab().exec("t/guarded", &["ping", "-c", "1", "-W", "2", "-M", "do", "-s", "59000", to]).unwrap_err();
+        assert!(said.contains("Frag needed and DF set (mtu = 1"), "{to}: {said}");
+    }
+}
+
+#[test]
 fn pods_reach_a_kernel_node_over_vxlan_and_back() {
     for address in ["10.244.2.20", "fd00:244:2::20"] {
         exec_ok(lab(), "t/client", &["ping", "-c", "3", "-i", "0.1", "-W", "2", address]);

@@ -99,13 +99,18 @@ fn what_weir_answers_for_a_pods_gateway_is_all_that_is_missing() {
     lab.up(&cluster(), OverlayMode::Vxlan);
     let show = |command: &[&str]| String::from_utf8_lossy(&lab.run("shop/a-0", command).stdout).into_owned();
     let link = show(&["ip", "link", "show", "eth0"]);
-    assert!(link.contains("mtu 1450") && link.contains("0a:58:0a:f4:01:0a") && link.contains("LOWER_UP"), "{link}");
+    assert!(link.contains("mtu 60000") && link.contains("0a:58:0a:f4:01:0a") && link.contains("LOWER_UP"), "{link}");
     let addresses = show(&["ip", "-o", "addr", "show", "eth0"]);
     assert!(addresses.contains("10.244.1.10/32") && addresses.contains("fd00:244:1::10/128") && !addresses.contains("tentative"));
     let routes = show(&["ip", "route"]) + &show(&["ip", "-6", "route"]);
     assert!(routes.contains("default via 169.254.1.1 dev eth0") && routes.contains("default via fe80::1 dev eth0"), "{routes}");
+    for near in ["10.244.1.0/24 via 169.254.1.1 dev eth0", "fd00:244:1::/64 via fe80::1 dev eth0"] {
+        assert!(routes.lines().any(|route| route.starts_with(near) && !route.contains(" mtu ")), "{routes}");
+    }
+    let defaults = routes.lines().filter(|route| route.starts_with("default "));
+    assert_eq!(defaults.filter(|route| route.contains(" mtu 1450")).count(), 2, "{routes}");
     let offloads = show(&["ethtool", "-k", "eth0"]);
-    assert!(offloads.contains("tx-checksumming: off") && offloads.contains("tcp-segmentation-offload: off"), "{offloads}");
+    assert!(offloads.contains("tx-checksum-ip-generic: on") && offloads.contains("tcp-segmentation-offload: off"), "{offloads}");
     assert!(show(&["ip", "-o", "link", "show", "lo"]).contains("LOWER_UP"));
 }
 
@@ -166,4 +171,17 @@ fn down_removes_all_of_its_own_lab_and_nothing_else() {
     sleeper.wait().unwrap();
     assert!(Netns::list(&format!("weir-{}-", two.0)).unwrap().is_empty());
     assert_eq!(links(), before, "the machine's own interfaces are as they were");
+}
+
+#[test]
+fn down_leaves_a_folder_that_is_no_labs_alone() {
+    let name: LabName = format!("t{}nolab", std::process::id()).parse().unwrap();
+    let folder = name.run_dir();
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("dataplane.sock"), "somebody's").unwrap();
+    let still_running = lab::down(&name);
+    let kept = std::fs::read_to_string(folder.join("dataplane.sock"));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(still_running.unwrap(), []);
+    assert_eq!(kept.unwrap(), "somebody's");
 }

@@ -165,6 +165,6 @@ fn pods_come_and_go_while_others_talk() {
     let status = lab.assert_sums_meet();
     let frames = &status["frames"];
     assert_eq!(frames["total"].as_u64(), Some(16384), "{frames}");
-    // The waiting frames of the ports that are left, and of nobody else.
-    assert!(frames["free"].as_u64().unwrap() >= 16384 - 4 * 512 - 64, "{frames}");
+    // Ports that were busy have more frames waiting than at first; all together at most half.
+    assert!(frames["free"].as_u64().unwrap() >= 16384 / 2 - 64, "{frames}");
 }

@@ -155,7 +155,7 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
         arrivals.resize(batch.len(), Arrival::BLANK);
     }
     for (packet, arrival) in batch.iter_mut().zip(&mut arrivals) {
-        cx.local.counters.rx(packet.in_port, packet.frame.len());
+        cx.local.counters.rx(packet.in_port, packet.frame.total_len());
         arrival.ended = admit::admit(cx, packet, &mut arrival.inbound).err();
         cx.conns.prefetch_buckets(arrival.inbound.hash);
     }
@@ -176,14 +176,14 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
                 outcome.unwrap_or_else(|refusal| refusal::answer(cx, packet, inbound, refusal))
             }
         };
-        cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.len());
+        cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.total_len());
         if O::HEARS == Hears::Everything || O::HEARS == Hears::Decisions && is_decision(packet.verdict, trail.state) {
             tell(observer, index, packet, arrival, &mut trail);
         }
     }
     cx.local.counters.batches += 1;
     cx.local.arrivals = arrivals;
-    expire(cx);
+    expire(cx, EXPIRE_MAX);
     cx.conns.quiescent(&mut cx.local.conns);
 }
 
@@ -203,12 +203,12 @@ fn tell<O: Observer>(observer: &mut O, index: usize, packet: &Packet, arrival: &
     observer.packet(&Event { index, in_port: packet.in_port, decap, headers, verdict: packet.verdict, trail: &trail });
 }
 
-/// Ends flows whose time is over, as far as the clock hand is due.
-fn expire(cx: &mut Cx<'_>) {
+/// Ends flows whose time is over, as far as the clock hand is due; looks at `most` entries at most.
+pub fn expire(cx: &mut Cx<'_>, most: u32) {
     let elapsed = cx.now.saturating_sub(cx.local.swept).min(SWEEP_NANOS);
     // Below 10^10 * 2^30, which fits.
     let due = (elapsed * u64::from(cx.conns.max()) / SWEEP_NANOS) as u32;
-    let budget = if cx.local.conns.is_pressed() { EXPIRE_MAX } else { due.min(EXPIRE_MAX) };
+    let budget = if cx.local.conns.is_pressed() { due.max(EXPIRE_MAX) } else { due }.min(most);
     if budget >= EXPIRE_MIN.min(cx.conns.max()) {
         cx.conns.expire(&mut cx.local.conns, Ticks::from_nanos(cx.now), budget);
         // What is beyond the budget stays due.

@@ -124,7 +124,7 @@ impl Tap {
         let len = slot.len;
         slot.bytes[..len].copy_from_slice(&bytes[..len]);
         (slot.time, slot.packet, slot.port, slot.direction) = (time, number, port, direction);
-        slot.wire_len = packet.frame.len() as u32;
+        slot.wire_len = packet.frame.total_len() as u32;
         slot.fate = None;
         Some(slot)
     }

@@ -17,7 +17,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crossbeam::queue::ArrayQueue;
 use weir_xsk::{Binder, Bound, FrameCounts, PortConfig, PortError, PortStatistics, Ports, UmemConfig, Waker};
 
-use crate::conntrack::{ConnTable, Ticks};
+use crate::conntrack::ConnTable;
 use crate::counters::{Counters, PortCounters, Stage, Stages};
 use crate::flows::{Watch, Writer};
 use crate::io::xsk::XskIo;
@@ -40,8 +40,8 @@ const PAUSE: Duration = Duration::from_micros(3);
 const BATCH_GOOD: usize = 8;
 /// Longest sleep: expiry goes on meanwhile.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
-/// Entries that the clock hand passes per wake-up from sleep; a batch moves it itself.
-const EXPIRY_PER_SLEEP: u32 = 4096;
+/// Most entries that the clock hand passes before a sleep: more than are due after the longest one in a table of 1 Mi.
+const EXPIRY_PER_SLEEP: u32 = 16_384;
 /// Commands that can wait for a worker.
 const MAILBOX: usize = 16;
 /// How often who waits for an answer looks whether the worker is still there.
@@ -387,7 +387,7 @@ impl Worker {
                     continue;
                 }
             };
-            let bytes = packet.frame.len();
+            let bytes = packet.frame.total_len();
             if self.io.tx(port, packet.frame) {
                 self.tx += 1;
             } else {
@@ -404,8 +404,16 @@ impl Worker {
             Idle::Adaptive => looked.duration_since(last_frame) >= SPIN,
         };
         if sleep {
-            let now = Ticks::from_nanos(self.nanos(looked));
-            self.connections.expire(&mut self.local.conns, now, EXPIRY_PER_SLEEP);
+            let now = self.nanos(looked);
+            let mut cx = Cx {
+                tables: &self.tables,
+                conns: &self.connections,
+                affinity: &self.affinity,
+                arena: self.io.arena(),
+                local: &mut self.local,
+                now,
+            };
+            pipeline::expire(&mut cx, EXPIRY_PER_SLEEP);
             // Others may reuse what was removed while we sleep.
             self.connections.park(&mut self.local.conns);
             if let Err(error) = self.io.ports_mut().wait(SLEEP_MAX) {

@@ -222,7 +222,9 @@ pub(super) fn pod(lab: &LabName, plan: &LabPlan, index: usize, pod: &LabPod) -> 
         mac: pod_mac(pod).0,
         addresses: pod.addresses.clone(),
         gateways: if is_weirs { vec![GATEWAY_V4, GATEWAY_V6] } else { node.gateways().iter().map(IpNet::addr).collect() },
-        mtu: plan.pod_mtu,
+        mtu: if is_weirs { plan.local_mtu } else { plan.pod_mtu },
+        path_mtu: plan.pod_mtu,
+        near: if is_weirs { node.pod_cidrs.clone() } else { Vec::new() },
         queues: if is_weirs { plan.queues } else { 1 },
     };
     let net = Net::open_in(&node_netns)?;

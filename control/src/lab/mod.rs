@@ -79,6 +79,9 @@ struct Record {
     config: Option<NodeConfig>,
 }
 
+/// The file of a [`Record`] in the lab's folder.
+const RECORD: &str = "lab.json";
+
 /// One namespace of a lab.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Part {
@@ -112,14 +115,14 @@ impl Lab {
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}; run it as root", dir.display()))?;
         let lock = File::create(dir.join("lock")).with_context(|| format!("cannot write in {}; run it as root", dir.display()))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).context("cannot lock the lab")?;
-        let record = fs::read(dir.join("lab.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let record = fs::read(dir.join(RECORD)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Ok(Self { name: name.clone(), daemon: Daemon::new(dir.clone()), dir, record, _lock: lock })
     }
 
     fn save(&self) -> anyhow::Result<()> {
         let new = self.dir.join("lab.json.new");
         fs::write(&new, serde_json::to_vec_pretty(&self.record)?)
-            .and_then(|()| fs::rename(&new, self.dir.join("lab.json")))
+            .and_then(|()| fs::rename(&new, self.dir.join(RECORD)))
             .with_context(|| format!("cannot write in {}", self.dir.display()))
     }
 
@@ -219,10 +222,11 @@ fn parts(lab: &LabName, plan: &LabPlan) -> Vec<(String, Part)> {
         };
         parts.push((lab.node(&node.name), part(Role::Node { name: node.name.clone() }, look)));
     }
-    for node in &plan.nodes {
+    for (index, node) in plan.nodes.iter().enumerate() {
         for pod in &node.pods {
             let role = Role::Pod { node: node.name.clone(), place: pod.place() };
-            parts.push((lab.pod(&pod.namespace, &pod.name), part(role, format!("{:?}", pod.addresses))));
+            let near = (index == plan.this_node).then_some((plan.local_mtu, &node.pod_cidrs));
+            parts.push((lab.pod(&pod.namespace, &pod.name), part(role, format!("{:?} {near:?}", pod.addresses))));
         }
     }
     parts
@@ -285,11 +289,12 @@ fn start(lab: &mut Lab, plan: &LabPlan, config: &NodeConfig, binary: &Path, new_
 /// # Errors
 /// Says what could not be removed.
 pub fn down(name: &LabName) -> anyhow::Result<Vec<(i32, String)>> {
-    if !name.run_dir().exists() && Netns::list(&name.prefix())?.is_empty() {
-        return Ok(Vec::new());
+    // A folder without our record is somebody else's, perhaps of a daemon that is no lab's. Namespaces by our names are what a
+    // crash left before there was a record.
+    let lab = if name.run_dir().join(RECORD).exists() { Some(Lab::open(name)?) } else { None };
+    if let Some(lab) = &lab {
+        lab.daemon.stop()?;
     }
-    let lab = Lab::open(name)?;
-    lab.daemon.stop()?;
     let mut inodes = Vec::new();
     let namespaces = Netns::list(&name.prefix())?;
     for netns in &namespaces {
@@ -299,10 +304,12 @@ pub fn down(name: &LabName) -> anyhow::Result<Vec<(i32, String)>> {
     for netns in &namespaces {
         Netns::delete(netns)?;
     }
-    fs::remove_dir_all(&lab.dir).with_context(|| format!("cannot remove {}", lab.dir.display()))?;
-    if let Some(parent) = lab.dir.parent() {
-        // Only while it is empty: other labs and the machine's own daemon live there too.
-        let _ = fs::remove_dir(parent);
+    if let Some(lab) = &lab {
+        fs::remove_dir_all(&lab.dir).with_context(|| format!("cannot remove {}", lab.dir.display()))?;
+        if let Some(parent) = lab.dir.parent() {
+            // Only while it is empty: other labs and the machine's own daemon live there too.
+            let _ = fs::remove_dir(parent);
+        }
     }
     Ok(processes_in(&inodes))
 }

@@ -8,6 +8,9 @@ use weir_dataplane::model::{FrontendKind, MacAddr, NodeConfig, NodeState, Overla
 
 /// MTU of the network between the nodes, bytes.
 const UNDERLAY_MTU: u32 = 1500;
+/// MTU between pods of Weir's node: 60 kB in one go, as the kernel's own segmentation offload has it, and within what a chain of
+/// the dataplane's buffers holds.
+const LOCAL_MTU: u32 = 60_000;
 /// What VXLAN over IPv4 takes of it: outer IPv4, UDP, VXLAN, inner Ethernet.
 const OVERHEAD_V4: u32 = 20 + 8 + 8 + 14;
 /// What VXLAN over IPv6 takes of it.
@@ -24,8 +27,10 @@ pub struct LabPlan {
     pub port: u16,
     /// MTU of the uplinks.
     pub underlay_mtu: u32,
-    /// MTU of the pods.
+    /// MTU of the pods of kernel nodes, and of all paths that leave Weir's node.
     pub pod_mtu: u32,
+    /// MTU between the pods of Weir's node.
+    pub local_mtu: u32,
     /// Queues of the uplink and of the pods on Weir's node: one per worker.
     pub queues: u32,
     /// The host outside the cluster: an address in each of the nodes' subnets, with the subnet's prefix.
@@ -185,6 +190,7 @@ impl LabPlan {
             port: config.overlay.port,
             underlay_mtu: UNDERLAY_MTU,
             pod_mtu: UNDERLAY_MTU - overhead,
+            local_mtu: LOCAL_MTU,
             queues: u32::from(config.workers.count.max(1)),
             outside: subnets.iter().map(|subnet| subnet.outside).collect(),
             vips,

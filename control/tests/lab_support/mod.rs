@@ -134,6 +134,16 @@ impl Lab {
         text(&output).split_whitespace().next().unwrap().to_owned()
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The namespace of a part that is neither a node nor a pod.
+    pub(crate) fn netns(&self, part: &str) -> String {
+        format!("weir-{}-{part}", self.name)
+    }
+
     /// The daemon's files.
     pub(crate) fn run_dir(&self) -> PathBuf {
         Path::new("/run/weir").join(&self.name)

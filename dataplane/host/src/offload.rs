@@ -1,5 +1,5 @@
 //! Offloads that AF_XDP cannot carry: the marks by which the kernel postpones checksums and segmentation are lost when a
-//! frame leaves it by XDP, so a pod must finish its frames itself.
+//! frame leaves it by XDP, so who sends must finish its frames itself, or leave checksums in a form that tells.
 //!
 //! By generic netlink, family `ethtool` (`Documentation/networking/ethtool-netlink.rst`, FEATURES_GET and FEATURES_SET).
 
@@ -48,6 +48,19 @@ const NESTED: u16 = 0x8000;
 pub fn switch_off(name: &str) -> Result<()> {
     let active = active_features(name)?;
     let unwanted: Vec<&str> = active.iter().map(String::as_str).filter(|feature| postpones_work(feature)).collect();
+    switch(name, &unwanted, false)
+}
+
+/// Switches off every feature of an interface that [`postpones_work`], but for the checksums of TCP and UDP, which the
+/// dataplane finishes, and for frames in several pieces, which the kernel has only with checksums. Without them it would copy and
+/// read every long packet twice more.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub fn leave_checksums(name: &str) -> Result<()> {
+    let stays = |feature: &str| feature.starts_with("tx-checksum-ip") || feature.starts_with("tx-scatter-gather");
+    let active = active_features(name)?;
+    let unwanted: Vec<&str> = active.iter().map(String::as_str).filter(|feature| postpones_work(feature) && !stays(feature)).collect();
     switch(name, &unwanted, false)
 }
 

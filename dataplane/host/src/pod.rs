@@ -30,6 +30,10 @@ pub struct PodLink {
     pub gateways: Vec<IpAddr>,
     /// MTU of both ends in bytes.
     pub mtu: u32,
+    /// MTU of the paths to all that is not `near`, bytes.
+    pub path_mtu: u32,
+    /// Networks within which packets may be as long as `mtu`: the node's other pods.
+    pub near: Vec<IpNet>,
     /// Queues of both ends in each direction: one per worker.
     pub queues: u32,
 }
@@ -72,13 +76,13 @@ pub fn detach_pod(node: &Netns, host_end: &str) -> Result<()> {
 fn configure_pod(link: &PodLink) -> Result<()> {
     let net = Net::open()?;
     net.set_up("lo")?;
-    offload::switch_off(POD_INTERFACE)?;
+    offload::leave_checksums(POD_INTERFACE)?;
     for &ip in &link.addresses {
         net.add_address(POD_INTERFACE, IpNet::from(ip))?;
     }
     net.set_up(POD_INTERFACE)?;
     for &gateway in link.gateways.iter().filter(|gateway| link.addresses.iter().any(|ip| ip.is_ipv4() == gateway.is_ipv4())) {
-        add_default_route(&net, gateway)?;
+        route_by(&net, gateway, link)?;
     }
     if !net.wait_running(POD_INTERFACE)? {
         tracing::warn!(host_end = link.host_end, "the pod's interface has no carrier yet");
@@ -86,11 +90,16 @@ fn configure_pod(link: &PodLink) -> Result<()> {
     Ok(())
 }
 
-/// Routes everything of the gateway's family to it. It need not be in a subnet of the pod's.
-fn add_default_route(net: &Net, gateway: IpAddr) -> Result<()> {
+/// Routes everything of the gateway's family to it, what is near with longer packets. It need not be in a subnet of the pod's.
+fn route_by(net: &Net, gateway: IpAddr, link: &PodLink) -> Result<()> {
     let everywhere = if gateway.is_ipv4() { IpNet::new_assert([0; 4].into(), 0) } else { IpNet::new_assert([0u8; 16].into(), 0) };
     net.replace_route(&NewRoute::direct(gateway.into(), POD_INTERFACE))?;
-    net.replace_route(&NewRoute { via: Some(gateway), onlink: true, ..NewRoute::direct(everywhere, POD_INTERFACE) })
+    let by_gateway = |destination| NewRoute { via: Some(gateway), onlink: true, ..NewRoute::direct(destination, POD_INTERFACE) };
+    net.replace_route(&NewRoute { mtu: Some(link.path_mtu), ..by_gateway(everywhere) })?;
+    for near in link.near.iter().filter(|near| near.addr().is_ipv4() == gateway.is_ipv4()) {
+        net.replace_route(&by_gateway(*near))?;
+    }
+    Ok(())
 }
 
 /// Makes an interface of the calling thread's namespace one by which the kernel itself neither receives nor forwards

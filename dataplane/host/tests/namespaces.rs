@@ -260,7 +260,9 @@ fn a_pod_is_attached_and_its_host_end_lets_nothing_through() {
         mac: [0x0a, 0x58, 10, 244, 1, 5],
         addresses: vec![ip("10.244.1.5"), ip("fd00:244:1::5")],
         gateways: vec![ip("169.254.1.1"), ip("fe80::1")],
-        mtu: 1450,
+        mtu: 60_000,
+        path_mtu: 1450,
+        near: vec![cidr("10.244.1.0/24"), cidr("fd00:244:1::/64")],
         queues: 1,
     };
     attach_pod(&node, &pod, &link).unwrap();
@@ -268,12 +270,17 @@ fn a_pod_is_attached_and_its_host_end_lets_nothing_through() {
 
     let inside = Net::open_in(&pod).unwrap();
     let eth0 = inside.link(POD_INTERFACE).unwrap();
-    assert_eq!((eth0.mac, eth0.mtu, eth0.up, eth0.carrier), (Some(link.mac), 1450, true, true));
+    assert_eq!((eth0.mac, eth0.mtu, eth0.up, eth0.carrier), (Some(link.mac), 60_000, true, true));
     let routes = inside.routes().unwrap();
     for (any, gateway) in [("0.0.0.0/0", "169.254.1.1"), ("::/0", "fe80::1")] {
         let default = routes.iter().find(|r| r.destination == cidr(any)).unwrap();
-        assert_eq!(default.hops[0].via, Some(ip(gateway)));
+        assert_eq!((default.hops[0].via, default.mtu), (Some(ip(gateway)), Some(1450)));
+        let near = routes.iter().find(|r| link.near.contains(&r.destination) && r.destination.addr().is_ipv4() == ip(gateway).is_ipv4());
+        assert_eq!(near.map(|r| (r.hops[0].via, r.mtu)), Some((Some(ip(gateway)), None)));
     }
+    let active = pod.run(|| offload::active_features(POD_INTERFACE)).unwrap().unwrap();
+    assert!(!active.iter().any(|feature| feature.ends_with("-segmentation")), "{active:?}");
+    assert!(active.contains("tx-scatter-gather") && active.contains("tx-checksum-ip-generic"), "{active:?}");
     assert!(net.addresses().unwrap().iter().all(|a| a.index != net.link("weir0123").unwrap().index), "the host's end has no address");
 
     // The worst pod: it knows the host end's MAC and addresses its frames to it. Nothing may get through, not even after

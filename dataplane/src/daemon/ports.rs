@@ -13,11 +13,11 @@ use crate::model::{MacAddr, PodPort, XdpMode};
 use crate::runtime::{Port, PortKind};
 
 /// Most ports at a time: pods (kubelet's own limit is 110), the uplink and the host port. A worker's 16,384 frames suffice for so
-/// many: the n-th port gets 4096/n, at most 512 and at least 64, and an idle one keeps it when n grows; that makes 15,957 for
-/// 120 ports. With more, idle pods would starve the uplink.
+/// many: the first 16 get 256 each, all others 64, which makes 10,752; where ports that are busy have grown before, others start
+/// with less. With many more, idle pods would starve the uplink.
 pub const PORTS_MAX: u16 = 120;
-/// Frames that wait for packets at each port and queue, as far as there are enough for all ports.
-const WAITING: u32 = 512;
+/// Frames that wait for packets at each port and queue at most, as far as there are enough for all ports: a ring's worth.
+const WAITING: u32 = 2048;
 /// The offload by which an interface hands VLAN tags over beside the packet, as the kernel spells it.
 const VLAN_STRIPPING: &str = "rx-vlan-hw-parse";
 

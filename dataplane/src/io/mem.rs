@@ -29,16 +29,27 @@ impl MemIo {
         Ok(Self { arena, free, waiting: VecDeque::new(), sent: Vec::new() })
     }
 
-    /// Lets a frame arrive at a port. Tells whether there was a free frame that is long enough.
+    /// Lets a packet arrive at a port: one that is longer than a frame in a chain of them. Tells whether there were enough free
+    /// frames.
     pub fn push(&mut self, port: PortId, bytes: &[u8]) -> bool {
-        let Some(mut frame) = self.free.pop() else { return false };
-        let fits = self.arena.fill(&mut frame, bytes);
-        if fits {
-            self.waiting.push_back((port, frame));
-        } else {
-            self.free.push(frame);
+        let buffer_bytes = (self.arena.slot_bytes() - self.arena.headroom_bytes()) as usize;
+        if bytes.len().div_ceil(buffer_bytes).max(1) > self.free.len() {
+            return false;
         }
-        fits
+        let (first, rest) = bytes.split_at(bytes.len().min(buffer_bytes));
+        let mut packet = self.filled(first);
+        for bytes in rest.chunks(buffer_bytes) {
+            let more = self.filled(bytes);
+            self.arena.append(&mut packet, more);
+        }
+        self.waiting.push_back((port, packet));
+        true
+    }
+
+    fn filled(&mut self, bytes: &[u8]) -> Frame {
+        let mut frame = self.free.pop().unwrap_or_else(|| unreachable!("counted before"));
+        let _fits = self.arena.fill(&mut frame, bytes);
+        frame
     }
 
     /// Takes what was sent, in order.
@@ -65,12 +76,14 @@ impl PacketIo for MemIo {
         Ok(())
     }
     fn tx(&mut self, port: PortId, frame: Frame) -> bool {
-        self.sent.push((port, self.arena.bytes(&frame).to_vec()));
+        self.sent.push((port, self.arena.buffers(&frame).collect::<Vec<_>>().concat()));
         self.free(frame);
         true
     }
     fn free(&mut self, mut frame: Frame) {
-        self.arena.reset(&mut frame);
+        while let Some(rest) = self.arena.split(&mut frame) {
+            self.free.push(std::mem::replace(&mut frame, rest));
+        }
         self.free.push(frame);
     }
     fn flush(&mut self) -> io::Result<()> {

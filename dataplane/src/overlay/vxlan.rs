@@ -120,7 +120,7 @@ fn encap_with<const OVERHEAD: usize, const COPIED: usize>(
     tos: u8,
     flow_hash: u64,
 ) -> bool {
-    let inner_len = frame.len();
+    let inner_len = frame.total_len();
     let fits = inner_len >= ethernet::LEN && inner_len + OVERHEAD - ethernet::LEN <= 0xffff;
     if !fits || !arena.push_front(frame, OVERHEAD) {
         return false;

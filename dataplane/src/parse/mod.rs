@@ -23,7 +23,7 @@ use crate::wire::arp::ArpPacket;
 use crate::wire::{arp, checksum, chunk, ethernet, ipv4, ipv6};
 
 pub(crate) use extension::walk;
-pub use transport::finish_checksum;
+pub use transport::{finish_checksum, finish_checksum_of_chain};
 
 /// What is special about a packet.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -206,11 +206,20 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, DropReason> {
 /// As [`parse`].
 #[inline]
 pub fn parse_into(bytes: &[u8], headers: &mut Headers) -> Result<Kind, DropReason> {
+    parse_first(bytes, bytes.len(), headers)
+}
+
+/// The same of a frame of `len` bytes, of which `bytes` are the first ones: all, or those in the first buffer of a chain.
+///
+/// # Errors
+/// As [`parse`].
+#[inline]
+pub fn parse_first(bytes: &[u8], len: usize, headers: &mut Headers) -> Result<Kind, DropReason> {
     let eth: &[u8; ethernet::LEN] = bytes.first_chunk().ok_or(DropReason::InvalidPacket)?;
     match u16::from_be_bytes([eth[12], eth[13]]) {
-        ethernet::IPV4 => parse_v4(bytes, ethernet::LEN, headers)?,
-        ethernet::IPV6 => parse_v6(bytes, ethernet::LEN, headers)?,
-        ethertype => return parse_other(bytes, ethertype, headers),
+        ethernet::IPV4 => parse_v4(bytes, len, ethernet::LEN, headers)?,
+        ethernet::IPV6 => parse_v6(bytes, len, ethernet::LEN, headers)?,
+        ethertype => return parse_other(bytes, len, ethertype, headers),
     }
     (headers.dst_mac, headers.src_mac) = ethernet::macs(eth).ok_or(DropReason::InvalidPacket)?;
     Ok(Kind::Ip)
@@ -223,25 +232,27 @@ pub fn parse_into(bytes: &[u8], headers: &mut Headers) -> Result<Kind, DropReaso
 pub fn parse_ip(bytes: &[u8], l3: usize) -> Result<Headers, DropReason> {
     let mut headers = Headers::BLANK;
     match bytes.get(l3).map(|first| first >> 4) {
-        Some(4) => parse_v4(bytes, l3, &mut headers)?,
-        Some(6) => parse_v6(bytes, l3, &mut headers)?,
+        Some(4) => parse_v4(bytes, bytes.len(), l3, &mut headers)?,
+        Some(6) => parse_v6(bytes, bytes.len(), l3, &mut headers)?,
         _ => return Err(DropReason::InvalidPacket),
     }
     Ok(headers)
 }
 
 #[cold]
-fn parse_other(bytes: &[u8], ethertype: u16, headers: &mut Headers) -> Result<Kind, DropReason> {
+fn parse_other(bytes: &[u8], len: usize, ethertype: u16, headers: &mut Headers) -> Result<Kind, DropReason> {
     match ethertype {
         ethernet::ARP => Ok(Kind::Arp),
-        ethernet::VLAN | ethernet::QINQ => parse_tagged(bytes, ethertype, headers).map(|()| Kind::Ip).map_err(|_| DropReason::VlanFiltered),
+        ethernet::VLAN | ethernet::QINQ => {
+            parse_tagged(bytes, len, ethertype, headers).map(|()| Kind::Ip).map_err(|_| DropReason::VlanFiltered)
+        }
         // IEEE 802.3 §3.2.6: up to 1500 it is a length, LLC follows (spanning tree and its like).
         0..=0x05ff => Err(DropReason::UnsupportedL2),
         _ => Err(DropReason::UnsupportedL3),
     }
 }
 
-fn parse_tagged(bytes: &[u8], mut ethertype: u16, headers: &mut Headers) -> Result<(), DropReason> {
+fn parse_tagged(bytes: &[u8], len: usize, mut ethertype: u16, headers: &mut Headers) -> Result<(), DropReason> {
     let mut l3 = ethernet::LEN;
     for _ in 0..2 {
         if matches!(ethertype, ethernet::VLAN | ethernet::QINQ) {
@@ -250,8 +261,8 @@ fn parse_tagged(bytes: &[u8], mut ethertype: u16, headers: &mut Headers) -> Resu
         }
     }
     match ethertype {
-        ethernet::IPV4 => parse_v4(bytes, l3, headers)?,
-        ethernet::IPV6 => parse_v6(bytes, l3, headers)?,
+        ethernet::IPV4 => parse_v4(bytes, len, l3, headers)?,
+        ethernet::IPV6 => parse_v6(bytes, len, l3, headers)?,
         _ => return Err(DropReason::VlanFiltered),
     }
     (headers.dst_mac, headers.src_mac) = ethernet::macs(bytes).ok_or(DropReason::VlanFiltered)?;
@@ -260,13 +271,13 @@ fn parse_tagged(bytes: &[u8], mut ethertype: u16, headers: &mut Headers) -> Resu
 }
 
 #[inline]
-fn parse_v4(bytes: &[u8], l3: usize, headers: &mut Headers) -> Result<(), DropReason> {
+fn parse_v4(bytes: &[u8], len: usize, l3: usize, headers: &mut Headers) -> Result<(), DropReason> {
     let ip: &[u8; ipv4::LEN] = chunk(bytes, l3).ok_or(DropReason::InvalidPacket)?;
     let header_len = if ip[0] == ipv4::VERSION_IHL { ipv4::LEN } else { options_len(bytes, l3, ip[0])? };
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     // RFC 1122 §3.2.1.2: silently discard what fails the checksum. A total of 0 (BIG TCP) is shorter than the header.
     let intact = header_len != ipv4::LEN || checksum::is_header_intact(ip);
-    if (total < header_len) | (l3 + total > bytes.len()) | !intact {
+    if (total < header_len) | (l3 + total > len) | !intact {
         return Err(DropReason::InvalidPacket);
     }
     let src = u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]);
@@ -336,10 +347,10 @@ fn mark_fragment(headers: &mut Headers, offset: usize, more: bool) -> Result<(),
 }
 
 #[inline]
-fn parse_v6(bytes: &[u8], l3: usize, headers: &mut Headers) -> Result<(), DropReason> {
+fn parse_v6(bytes: &[u8], len: usize, l3: usize, headers: &mut Headers) -> Result<(), DropReason> {
     let ip: &[u8; ipv6::LEN] = chunk(bytes, l3).ok_or(DropReason::InvalidPacket)?;
     let total = ipv6::LEN + usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-    if (ip[0] >> 4 != 6) | (l3 + total > bytes.len()) {
+    if (ip[0] >> 4 != 6) | (l3 + total > len) {
         return Err(DropReason::InvalidPacket);
     }
     let (src, dst) = ipv6::addresses(ip);
@@ -374,7 +385,7 @@ fn parse_v6(bytes: &[u8], l3: usize, headers: &mut Headers) -> Result<(), DropRe
 /// Walks over extension headers to what follows, and reads that.
 #[cold]
 fn parse_extended(bytes: &[u8], headers: &mut Headers) -> Result<(), DropReason> {
-    let payload = bytes.get(usize::from(headers.l4)..headers.frame_len()).ok_or(DropReason::InvalidPacket)?;
+    let payload = bytes.get(usize::from(headers.l4)..headers.frame_len().min(bytes.len())).ok_or(DropReason::InvalidPacket)?;
     let chain = walk(payload, headers.tuple.proto)?;
     headers.tuple.proto = chain.proto;
     headers.l4 += chain.len as u16;

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use weir_xsk::{Arena, Frame};
+
 use super::{HeaderFlags, Headers};
 use crate::model::proto;
 use crate::verdict::DropReason;
@@ -16,7 +18,8 @@ pub(super) const fn is_tcp_or_udp(number: u8) -> bool {
 /// there is none: every load is at an offset that exists in both.
 #[inline]
 pub(super) fn parse_ports(bytes: &[u8], range: Range<usize>, number: u8, headers: &mut Headers) -> Result<(), DropReason> {
-    let segment = bytes.get(range).ok_or(DropReason::InvalidPacket)?;
+    let len = range.len();
+    let segment = bytes.get(range.start..range.end.min(bytes.len())).ok_or(DropReason::InvalidPacket)?;
     let is_tcp = number == proto::TCP;
     let tcp_if = usize::from(is_tcp);
     let first: &[u8; 8] = segment.first_chunk().ok_or(DropReason::InvalidPacket)?;
@@ -25,7 +28,6 @@ pub(super) fn parse_ports(bytes: &[u8], range: Range<usize>, number: u8, headers
     let tcp_len = usize::from(offset >> 4) * 4;
     let udp_len = usize::from(u16::from_be_bytes([first[4], first[5]]));
     // RFC 9293 §3.1, RFC 768: the header, or header and data, lie within the packet. A TCP header has 20 bytes at least.
-    let len = segment.len();
     let tcp_valid = (tcp_len >= tcp::LEN) & (tcp_len <= len);
     let udp_valid = (udp_len >= udp::LEN) & (udp_len <= len);
     if !((is_tcp & tcp_valid) | (!is_tcp & udp_valid)) {
@@ -47,7 +49,7 @@ pub(super) fn parse_rare(bytes: &[u8], headers: &mut Headers) -> Result<(), Drop
     if headers.has(HeaderFlags::FRAGMENT_LATER) {
         return Ok(());
     }
-    let segment = bytes.get(usize::from(headers.l4)..headers.frame_len()).ok_or(DropReason::InvalidPacket)?;
+    let segment = bytes.get(usize::from(headers.l4)..headers.frame_len().min(bytes.len())).ok_or(DropReason::InvalidPacket)?;
     let whole = !headers.has(HeaderFlags::FRAGMENT);
     match headers.tuple.proto {
         proto::TCP | proto::UDP if whole => parse_ports(bytes, usize::from(headers.l4)..headers.frame_len(), headers.tuple.proto, headers),
@@ -115,6 +117,42 @@ fn parse_icmp(headers: &mut Headers, segment: &[u8]) -> Result<(), DropReason> {
 /// the guess does no harm. Must run before any translation. Reads the whole payload where it completes, else the header.
 pub fn finish_checksum(bytes: &mut [u8], headers: &Headers) -> bool {
     finish(bytes, headers).is_some()
+}
+
+/// The same for a packet of several buffers, of which the first has all headers. SCTP is left as it is: no pod is told that it
+/// may leave that checksum to others.
+pub fn finish_checksum_of_chain(arena: &Arena, frame: &mut Frame, headers: &Headers) -> bool {
+    finish_chain(arena, frame, headers).is_some()
+}
+
+fn finish_chain(arena: &Arena, frame: &mut Frame, headers: &Headers) -> Option<()> {
+    let tuple = &headers.tuple;
+    let (l4, len) = (usize::from(headers.l4), headers.l4_len());
+    let at = match tuple.proto {
+        proto::TCP => l4 + tcp::CHECKSUM,
+        proto::UDP if usize::from(crate::wire::u16_at(arena.bytes(frame), l4 + 4)?) == len => l4 + udp::CHECKSUM,
+        _ => return None,
+    };
+    let pseudo = checksum::pseudo(tuple.src, tuple.dst, tuple.proto, len as u32);
+    let field = chunk_mut::<2>(arena.bytes_mut(frame), at)?;
+    if headers.has(HeaderFlags::FRAGMENT) || u16::from_be_bytes(*field) != checksum::fold(pseudo) {
+        return None;
+    }
+    *field = [0; 2];
+    let (mut total, mut is_odd) = (pseudo, false);
+    for (index, buffer) in arena.buffers(frame).enumerate() {
+        let bytes = if index == 0 { buffer.get(l4..)? } else { buffer };
+        let part = checksum::fold(checksum::sum(bytes));
+        // Behind an odd number of bytes the two halves of each word have changed places (RFC 1071 §2(B)).
+        total += u64::from(if is_odd { part.swap_bytes() } else { part });
+        is_odd ^= bytes.len() % 2 == 1;
+    }
+    let mut value = !checksum::fold(total);
+    if tuple.proto == proto::UDP && value == 0 {
+        value = 0xffff; // as below
+    }
+    *chunk_mut::<2>(arena.bytes_mut(frame), at)? = value.to_be_bytes();
+    Some(())
 }
 
 fn finish(bytes: &mut [u8], headers: &Headers) -> Option<()> {

@@ -8,11 +8,14 @@ use crate::answer;
 use crate::io::Packet;
 use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, OverlayMode, proto};
 use crate::overlay::vxlan;
-use crate::parse::{HeaderFlags, Headers, Kind, finish_checksum, parse_into};
+use crate::parse::{HeaderFlags, Headers, Kind, finish_checksum, finish_checksum_of_chain, parse_first};
 use crate::route::vni;
 use crate::tables::{OwnerKind, PortEntry, Side};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::arp;
+
+/// The first buffer of a longer packet has at least so many bytes: all headers, outer and inner, and what an ICMP error quotes.
+const FIRST_BUFFER_MIN: usize = 2048;
 
 impl From<DropReason> for Verdict {
     fn from(reason: DropReason) -> Self {
@@ -24,8 +27,11 @@ impl From<DropReason> for Verdict {
 #[inline(always)]
 pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &mut Inbound) -> Result<(), Verdict> {
     let port = cx.tables.ports.get(packet.in_port).ok_or(DropReason::PortUnavailable)?;
+    if packet.frame.is_chain() && packet.frame.len() < FIRST_BUFFER_MIN {
+        Err(DropReason::InvalidPacket)?;
+    }
     let headers = &mut inbound.headers;
-    if parse_into(cx.arena.bytes(&packet.frame), headers)? == Kind::Arp {
+    if parse_first(cx.arena.bytes(&packet.frame), packet.frame.total_len(), headers)? == Kind::Arp {
         return Err(answer_arp(cx, packet, port));
     }
     inbound.sender = match &port.side {
@@ -53,9 +59,12 @@ pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &mut Inbound)
             Sender::Uplink
         }
     };
-    trim(cx, packet, headers);
+    trim(cx, packet, headers)?;
     if port.unfinished_checksums {
-        finish_checksum(cx.arena.bytes_mut(&mut packet.frame), headers);
+        match packet.frame.is_chain() {
+            false => finish_checksum(cx.arena.bytes_mut(&mut packet.frame), headers),
+            true => finish_checksum_of_chain(cx.arena, &mut packet.frame, headers),
+        };
     }
     inbound.hash = cx.conns.hash(&headers.tuple);
     Ok(())
@@ -144,10 +153,10 @@ fn unwrap(cx: &Cx<'_>, packet: &mut Packet, port: &PortEntry, headers: &mut Head
     if found.vni != vni(&cx.tables.runtime.config) {
         Err(DropReason::InvalidVni)?;
     }
-    trim(cx, packet, headers);
+    trim(cx, packet, headers)?;
     packet.frame.pull_front(found.inner);
     let outer_tos = headers.tos;
-    if parse_into(cx.arena.bytes(&packet.frame), headers)? == Kind::Arp {
+    if parse_first(cx.arena.bytes(&packet.frame), packet.frame.total_len(), headers)? == Kind::Arp {
         let well_formed = arp::parse(cx.arena.bytes(&packet.frame)).is_some();
         return Err(if well_formed { DropReason::NeighbourIgnored } else { DropReason::InvalidPacket }.into());
     }
@@ -181,13 +190,15 @@ fn odd_inside(headers: &Headers) -> DropReason {
     if headers.has(HeaderFlags::VLAN) { DropReason::VlanFiltered } else { DropReason::Multicast }
 }
 
-/// Cuts what the link added behind the IP packet (IEEE 802.3 §4.2.3.3 pads to 60 bytes): it is no part of it.
+/// Cuts what the link added behind the IP packet (IEEE 802.3 §4.2.3.3 pads to 60 bytes): it is no part of it. No link pads a
+/// packet of several buffers.
 #[inline(always)]
-fn trim(cx: &Cx<'_>, packet: &mut Packet, headers: &Headers) {
+fn trim(cx: &Cx<'_>, packet: &mut Packet, headers: &Headers) -> Result<(), DropReason> {
     let len = headers.frame_len();
-    if packet.frame.len() > len {
-        let _fits = cx.arena.set_len(&mut packet.frame, len);
+    if packet.frame.total_len() > len && (packet.frame.is_chain() || !cx.arena.set_len(&mut packet.frame, len)) {
+        return Err(DropReason::InvalidPacket);
     }
+    Ok(())
 }
 
 /// Tells whether an address is the gateway's.

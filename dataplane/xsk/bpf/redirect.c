@@ -187,7 +187,8 @@ static __always_inline int ours(struct xdp_md *ctx)
 	return yes;
 }
 
-SEC("xdp")
+// Packets may consist of several buffers; headers are read by bpf_xdp_load_bytes, wherever they lie.
+SEC("xdp.frags")
 int redirect(struct xdp_md *ctx)
 {
 	__u32 ifindex = ctx->ingress_ifindex;

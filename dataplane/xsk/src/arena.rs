@@ -3,18 +3,26 @@
 //! A [`Frame`] is a move-only handle to one slot of an [`Arena`]. Whoever holds the handle owns the bytes; while a frame
 //! is in a ring of the kernel no handle to it exists. So an arena can hand out `&mut [u8]` from `&self`: two handles never
 //! name the same slot.
+//!
+//! A packet that is longer than a slot is a chain: its frame is the first buffer, which has all headers and alone is edited,
+//! and owns the further ones, which are only passed on. Which slot follows which stands in a table of the arena.
 
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A packet: a slot of an arena, and which bytes of the slot it fills. Neither `Clone` nor `Copy`.
+/// A packet: a slot of an arena, which bytes of the slot it fills, and the slots of the chain behind it, if any. Neither
+/// `Clone` nor `Copy`.
 #[derive(Debug)]
 pub struct Frame {
     slot: u32,
     start: u32,
     len: u32,
     arena: u32,
+    /// The last slot of the chain; the same as `slot` where there is none.
+    last: u32,
+    /// Bytes of the packet in the slots behind the first.
+    rest_len: u32,
 }
 
 impl Frame {
@@ -22,17 +30,27 @@ impl Frame {
     pub fn slot(&self) -> u32 {
         self.slot
     }
-    /// Bytes of the packet.
+    /// Bytes of the packet in its first buffer, of most packets all.
     #[allow(clippy::len_without_is_empty)]
     #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
     }
+    /// Bytes of the packet in all its buffers.
+    #[inline]
+    pub fn total_len(&self) -> usize {
+        self.len as usize + self.rest_len as usize
+    }
+    /// Tells whether the packet goes on behind its first buffer.
+    #[inline]
+    pub fn is_chain(&self) -> bool {
+        self.rest_len > 0
+    }
     /// Bytes free in front of the packet.
     pub fn headroom_bytes(&self) -> usize {
         self.start as usize
     }
-    /// Drops `count` bytes from the front (decapsulation). Takes at most what is there.
+    /// Drops `count` bytes from the front (decapsulation). Takes at most what the first buffer has.
     #[inline]
     pub fn pull_front(&mut self, count: usize) {
         let count = (count as u32).min(self.len);
@@ -49,6 +67,8 @@ pub struct Arena {
     headroom_bytes: u32,
     count: u32,
     id: u32,
+    /// By slot: what follows it in its chain. Arbitrary for the last of a chain.
+    next: Box<[Next]>,
     /// Bytes that were mapped here and are unmapped on drop; 0 where the memory belongs to somebody else.
     mapped_bytes: usize,
 }
@@ -58,7 +78,28 @@ unsafe impl Send for Arena {}
 // SAFETY: as above: `&Arena` gives access only to the bytes of a frame that the caller holds.
 unsafe impl Sync for Arena {}
 
-const _: () = assert!(size_of::<Frame>() == 16);
+/// A buffer of a chain behind the first. Only who holds the chain reads or writes the entry of a slot, so the order of
+/// memory accesses is theirs to keep; atomic because an arena is shared.
+#[derive(Debug, Default)]
+struct Next {
+    slot: AtomicU32,
+    start: AtomicU32,
+    len: AtomicU32,
+}
+
+impl Next {
+    fn store(&self, frame: &Frame) {
+        self.slot.store(frame.slot, Ordering::Relaxed);
+        self.start.store(frame.start, Ordering::Relaxed);
+        self.len.store(frame.len, Ordering::Relaxed);
+    }
+    /// Slot, first byte in it, length.
+    fn load(&self) -> (u32, u32, u32) {
+        (self.slot.load(Ordering::Relaxed), self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed))
+    }
+}
+
+const _: () = assert!(size_of::<Frame>() == 24);
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
@@ -100,8 +141,9 @@ impl Arena {
         mapped_bytes: usize,
     ) -> (Self, Vec<Frame>) {
         let id = next_id();
-        let arena = Self { base, slot_bytes, headroom_bytes, count, id, mapped_bytes };
-        let frames = (0..count).map(|slot| Frame { slot, start: headroom_bytes, len: 0, arena: id }).collect();
+        let next = (0..count).map(|_| Next::default()).collect();
+        let arena = Self { base, slot_bytes, headroom_bytes, count, id, next, mapped_bytes };
+        let frames = (0..count).map(|slot| Frame { slot, start: headroom_bytes, len: 0, arena: id, last: slot, rest_len: 0 }).collect();
         (arena, frames)
     }
 
@@ -134,7 +176,7 @@ impl Arena {
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = frame;
     }
-    /// The bytes of a packet.
+    /// The bytes of a packet's first buffer.
     #[inline]
     pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         let start = self.offset(frame);
@@ -142,7 +184,7 @@ impl Arena {
         // moves either checks it); the handle is borrowed shared, so nobody writes.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(start), frame.len as usize) }
     }
-    /// The bytes of a packet, for writing.
+    /// The bytes of a packet's first buffer, for writing.
     #[inline]
     #[allow(clippy::mut_from_ref)]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
@@ -161,13 +203,15 @@ impl Arena {
         }
         fits
     }
-    /// Sets the length; new bytes at the end are arbitrary. Tells whether the slot is long enough.
+    /// Sets the length of the whole packet; new bytes at the end are arbitrary. What it had in further buffers is no part of
+    /// it any more. Tells whether the slot is long enough.
     #[must_use]
     #[inline]
     pub fn set_len(&self, frame: &mut Frame, len: usize) -> bool {
         let fits = len <= (self.slot_bytes - frame.start) as usize;
         if fits {
             frame.len = len as u32;
+            frame.rest_len = 0;
         }
         fits
     }
@@ -176,6 +220,44 @@ impl Arena {
     pub fn reset(&self, frame: &mut Frame) {
         frame.start = self.headroom_bytes;
         frame.len = 0;
+        frame.rest_len = 0;
+    }
+    /// Lengthens the packet by another one, buffers and all.
+    pub fn append(&self, frame: &mut Frame, more: Frame) {
+        assert!(frame.arena == self.id && more.arena == self.id, "a frame of another arena");
+        self.next[frame.last as usize].store(&more);
+        frame.last = more.last;
+        frame.rest_len += more.len + more.rest_len;
+    }
+    /// Takes off everything behind the first buffer, itself a frame with the others behind it; `None` where there is nothing.
+    /// Before a frame is forgotten, this must have given `None`: buffers that are still behind it are lost.
+    #[inline]
+    pub fn split(&self, frame: &mut Frame) -> Option<Frame> {
+        if frame.last == frame.slot {
+            return None;
+        }
+        assert!(frame.arena == self.id, "a frame of another arena");
+        let (slot, start, len) = self.next[frame.slot as usize].load();
+        let rest = Frame { slot, start, len, arena: self.id, last: frame.last, rest_len: frame.rest_len.saturating_sub(len) };
+        (frame.last, frame.rest_len) = (frame.slot, 0);
+        Some(rest)
+    }
+    /// The bytes of a packet, buffer by buffer.
+    pub fn buffers<'a>(&'a self, frame: &'a Frame) -> impl Iterator<Item = &'a [u8]> {
+        let mut slot = frame.slot;
+        let rest = std::iter::from_fn(move || {
+            if slot == frame.last {
+                return None;
+            }
+            let (next, start, len) = self.next[slot as usize].load();
+            slot = next;
+            let at = next as usize * self.slot_bytes as usize + start as usize;
+            // SAFETY: `append` kept what was a frame of this arena, so its bytes stay within its slot; the chain is borrowed
+            // with its frame, so nobody writes.
+            Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at), len as usize) })
+        });
+        // What `set_len` cut off is still behind the frame.
+        std::iter::once(self.bytes(frame)).chain(rest.take(if frame.is_chain() { usize::MAX } else { 0 }))
     }
     /// Makes the handle of a slot whose bytes nobody else has: one that the kernel gave back.
     ///
@@ -183,7 +265,7 @@ impl Arena {
     /// No other handle to `slot` may exist, and the kernel must be done with it.
     pub(crate) unsafe fn reclaim(&self, slot: u32, start: u32, len: u32) -> Frame {
         assert!(slot < self.count && start <= self.slot_bytes && len <= self.slot_bytes - start, "slot {slot}: {len} bytes from {start}");
-        Frame { slot, start, len, arena: self.id }
+        Frame { slot, start, len, arena: self.id, last: slot, rest_len: 0 }
     }
     /// Tells arenas apart.
     pub(crate) fn id(&self) -> u32 {
@@ -238,6 +320,32 @@ mod tests {
             assert!(arena.bytes(frame).iter().all(|b| *b == n as u8), "slot {n} was overwritten");
             assert_eq!(frame.len(), 256);
         }
+    }
+
+    #[test]
+    fn a_chain_gives_its_bytes_in_order_and_its_buffers_back() {
+        let (arena, mut frames) = Arena::heap(8, 256, 64).unwrap();
+        let mut filled = |bytes: &[u8]| {
+            let mut frame = frames.pop().unwrap();
+            assert!(arena.fill(&mut frame, bytes));
+            frame
+        };
+        let (mut head, mut middle, end) = (filled(b"one"), filled(b"two"), filled(b"three"));
+        arena.append(&mut middle, end);
+        arena.append(&mut head, middle);
+        assert_eq!((head.len(), head.total_len(), head.is_chain()), (3, 11, true));
+        assert_eq!(arena.buffers(&head).collect::<Vec<_>>().concat(), b"onetwothree");
+        head.pull_front(1);
+        assert_eq!(arena.buffers(&head).collect::<Vec<_>>().concat(), b"netwothree");
+        // An answer takes the place of the packet: what is behind is not sent, but not lost either.
+        assert!(arena.set_len(&mut head, 2));
+        assert_eq!((head.total_len(), arena.buffers(&head).count()), (2, 1));
+        let mut rest = arena.split(&mut head).unwrap();
+        assert!(arena.split(&mut head).is_none(), "a buffer comes back once");
+        assert_eq!(arena.bytes(&rest), b"two");
+        let mut last = arena.split(&mut rest).unwrap();
+        assert_eq!((arena.bytes(&last), rest.total_len(), last.total_len()), (&b"three"[..], 3, 5));
+        assert!(arena.split(&mut rest).is_none() && arena.split(&mut last).is_none());
     }
 
     #[test]

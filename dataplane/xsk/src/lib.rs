@@ -15,7 +15,7 @@ pub use arena::{Arena, Frame};
 pub use bind::{Binder, Bound};
 pub use error::PortError;
 pub use link::Link;
-pub use memory::{HEADROOM_BYTES, PACKET_BYTES_MAX, SLOT_BYTES};
+pub use memory::{BUFFER_BYTES, BUFFERS_MAX, HEADROOM_BYTES, PACKET_BYTES_MAX, SLOT_BYTES};
 pub use port::{FrameCounts, PORTS_MAX, PortConfig, PortStatistics, Ports, UmemConfig};
 pub use redirect::{AttachMode, Attached, PortRole, Redirect, RedirectError, UplinkFilter};
 pub use wait::Waker;

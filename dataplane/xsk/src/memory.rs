@@ -26,8 +26,12 @@ pub const SLOT_BYTES: u32 = 4096;
 /// Bytes in front of a received packet: what the kernel leaves for XDP programs (`XDP_PACKET_HEADROOM`) is ours once the
 /// packet is in our hands, and more than any encapsulation needs (VXLAN over IPv6: 70).
 pub const HEADROOM_BYTES: u32 = 256;
-/// Longest packet that fits a slot, Ethernet header included.
-pub const PACKET_BYTES_MAX: u32 = SLOT_BYTES - HEADROOM_BYTES;
+/// Bytes of a packet that fit a slot, Ethernet header included. The kernel fills each buffer of a longer one but the last.
+pub const BUFFER_BYTES: u32 = SLOT_BYTES - HEADROOM_BYTES;
+/// Most buffers of a packet: what a socket buffer of the kernel's holds (`MAX_SKB_FRAGS`, its default).
+pub const BUFFERS_MAX: u32 = 17;
+/// Longest packet, Ethernet header included.
+pub const PACKET_BYTES_MAX: u32 = BUFFER_BYTES * BUFFERS_MAX;
 
 /// The queues of a socket, as xsk-rs gives them.
 pub(crate) type Queues = (xsk_rs::TxQueue, xsk_rs::RxQueue, Option<(xsk_rs::FillQueue, xsk_rs::CompQueue)>);
@@ -104,7 +108,7 @@ impl Memory {
         Ok(Self { arena, free, owner: vec![Owner::OURS; slots as usize], faults: 0, umem, address_at, _anchor: anchor })
     }
 
-    /// Gives the slot of `frame` to the kernel and makes the descriptor that says so.
+    /// Gives the slot of `frame`, which is no chain, to the kernel and makes the descriptor that says so.
     pub(crate) fn give(&mut self, frame: Frame, to: Owner) -> FrameDesc {
         let address = self.arena.address(&frame);
         self.owner[frame.slot() as usize] = to;
@@ -135,10 +139,17 @@ impl Memory {
         }
     }
 
-    /// Puts a frame into the free list.
+    /// Puts a frame, with all buffers of its chain, into the free list.
     pub(crate) fn put(&mut self, mut frame: Frame) {
-        self.arena.reset(&mut frame);
-        self.free.push(frame);
+        loop {
+            let rest = self.arena.split(&mut frame);
+            self.arena.reset(&mut frame);
+            self.free.push(frame);
+            match rest {
+                Some(rest) => frame = rest,
+                None => return,
+            }
+        }
     }
 
     /// Marks every slot that the kernel has of a port as to be recovered when its socket is closed.
@@ -188,7 +199,7 @@ fn anchored(config: XskUmemConfig, count: NonZeroU32) -> io::Result<(Umem, Queue
         .rx_queue_size(ring)
         .tx_queue_size(ring)
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
+        .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_USE_SG)
         .build();
     let loopback = "lo".parse().map_err(|_| io::Error::other("an interface name with a 0 in it"))?;
     // SAFETY: the namespace is fresh, so nothing is bound to its loopback device.

@@ -14,13 +14,15 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 use crate::arena::{Arena, Frame};
 use crate::bind::{Binder, Bound};
 use crate::error::PortError;
-use crate::memory::{CLOSING_COUNT, CLOSING_FIRST, Memory, Owner};
+use crate::memory::{BUFFERS_MAX, CLOSING_COUNT, CLOSING_FIRST, Memory, Owner};
 use crate::wait::{Sleeper, Waker};
 
 /// Descriptors moved at once.
 const BURST: usize = 64;
 /// Frames that one port may give before the next port has its turn.
 const TURN: usize = 32;
+/// Set in all descriptors of a packet but the last (`include/uapi/linux/if_xdp.h`).
+const XDP_PKT_CONTD: u32 = 1;
 /// Shortest packet that a port takes: an Ethernet header. The kernel would keep an empty one for good.
 const PACKET_BYTES_MIN: usize = 14;
 /// Highest port index plus one.
@@ -36,9 +38,10 @@ pub struct UmemConfig {
 }
 
 impl Default for UmemConfig {
-    /// 16,384 slots (64 MiB) and rings of 512: with up to 8 ports a whole ring waits at each, with 110 some 64 frames do.
+    /// 16,384 slots (64 MiB) and rings of 2048: of long packets that holds 128, 7.6 MB, which is more than a TCP connection of
+    /// Linux has under way (`net.ipv4.tcp_rmem`: 6 MB).
     fn default() -> Self {
-        Self { slots: 16_384, ring: 512 }
+        Self { slots: 16_384, ring: 2048 }
     }
 }
 
@@ -49,7 +52,8 @@ pub struct PortConfig {
     pub interface: String,
     /// Its queue.
     pub queue: u32,
-    /// How many frames wait in the kernel for packets; at most a ring's worth. Bursts that are longer lose packets.
+    /// How many frames wait in the kernel for packets at most, up to a ring's worth: bursts that are longer lose packets. An idle
+    /// port has 64 to 256, and twice as many whenever a burst took more than half.
     pub waiting: u32,
 }
 
@@ -62,7 +66,7 @@ pub struct FrameCounts {
     pub free: u32,
     /// Waiting in the kernel for a packet.
     pub fill: u32,
-    /// Received and not yet fetched.
+    /// Received and not yet fetched, or fetched and the rest of their packet not.
     pub rx: u32,
     /// To be sent.
     pub tx: u32,
@@ -96,12 +100,17 @@ struct Port {
     fill: FillQueue,
     completion: CompQueue,
     ring: u32,
+    /// Frames that wait for packets when all is quiet, and how many they may become.
     waiting: u32,
+    waiting_max: u32,
     /// Slots with the kernel for receiving (fill, rx) and for sending (staged, tx, completion).
     in_fill: u32,
     in_tx: u32,
     /// Taken by `tx` and not yet in the ring.
     staged: Vec<FrameDesc>,
+    /// The buffers so far of a packet whose last one is still to come, and how many they are.
+    partial: Option<Frame>,
+    in_partial: u32,
     /// Is in `Ports::sending`.
     sending: bool,
     /// Is in the epoll set.
@@ -122,8 +131,8 @@ pub struct Ports {
     ports: Vec<Option<Port>>,
     /// Indices of the ports that exist, in the order of being asked.
     live: Vec<u16>,
-    /// How many frames may wait at each port, so that all ports have some.
-    share: u32,
+    /// Sum of what waits at each port when all is quiet.
+    waiting: u32,
     /// Where in `live` the next round begins.
     turn: usize,
     /// Ports with slots in `in_tx`.
@@ -146,7 +155,7 @@ impl Ports {
         let sleeper = Sleeper::new().map_err(|source| PortError::Memory { slots: 0, slot_bytes: 0, source })?;
         let scratch = vec![FrameDesc::default(); BURST];
         let (ports, live, sending, closing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { ports, live, share: config.ring, turn: 0, sending, closing, sleeper, scratch, memory, ring: config.ring })
+        Ok(Self { ports, live, waiting: 0, turn: 0, sending, closing, sleeper, scratch, memory, ring: config.ring })
     }
 
     /// The memory that the frames live in.
@@ -196,15 +205,20 @@ impl Ports {
             fill,
             completion,
             ring: self.ring,
-            waiting: waiting.min(self.ring),
+            waiting: 0,
+            waiting_max: waiting.min(self.ring),
             in_fill: 0,
             in_tx: 0,
+            partial: None,
+            in_partial: 0,
             staged: Vec::with_capacity(self.ring as usize),
             sending: false,
             watched: false,
         };
-        self.share = share(self.memory.arena.count(), self.live.len() + 1);
-        port.refill(index, self.share, &mut self.memory, &mut self.scratch);
+        let start = if self.waiting + WAITING_FIRST <= self.memory.arena.count() / 4 { WAITING_FIRST } else { WAITING_LEAST };
+        port.waiting = start.min(port.waiting_max);
+        self.waiting += port.waiting;
+        port.refill(index, &mut self.memory, &mut self.scratch);
         if self.ports.len() <= usize::from(index) {
             self.ports.resize_with(usize::from(index) + 1, || None);
         }
@@ -224,12 +238,15 @@ impl Ports {
     /// Removes port `index`. Its socket is closed by another thread, as that takes 8 ms and more; the frames that the kernel
     /// has of it come back after that, at some later call. Tells whether there was such a port.
     pub fn remove(&mut self, index: u16) -> bool {
-        let Some(port) = self.ports.get_mut(usize::from(index)).and_then(Option::take) else { return false };
+        let Some(mut port) = self.ports.get_mut(usize::from(index)).and_then(Option::take) else { return false };
+        if let Some(partial) = port.partial.take() {
+            self.memory.put(partial);
+        }
         if port.watched {
             self.sleeper.forget(port.socket());
         }
         self.live.retain(|live| *live != index);
-        self.share = share(self.memory.arena.count(), self.live.len());
+        self.waiting -= port.waiting;
         self.sending.retain(|sending| *sending != index);
         self.recover();
         let ids = CLOSING_FIRST..CLOSING_FIRST + CLOSING_COUNT;
@@ -288,8 +305,8 @@ impl Ports {
         Some((&port.interface, port.queue))
     }
 
-    /// Fetches what has arrived: up to `max` frames, given to `take` with their port. All ports have their turn: none
-    /// gives more than 32 before the others were asked. Also hands the kernel new frames to receive into.
+    /// Fetches what has arrived: up to `max` packets, given to `take` with their port. All ports have their turn: none
+    /// gives more than 32 buffers before the others were asked. Also hands the kernel new frames to receive into.
     pub fn rx(&mut self, max: usize, mut take: impl FnMut(u16, Frame)) -> usize {
         if !self.closing.is_empty() {
             self.recover();
@@ -319,11 +336,21 @@ impl Ports {
             for desc in &self.scratch[..got] {
                 if let Some(frame) = self.memory.take(desc, Owner::fill(index)) {
                     port.in_fill -= 1;
-                    count += 1;
-                    take(index, frame);
+                    if let Some(packet) = port.join(frame, desc.has_more_frames(), &self.memory.arena) {
+                        count += 1;
+                        take(index, packet);
+                    }
                 }
             }
-            port.refill(index, self.share, &mut self.memory, &mut self.scratch);
+            if got == want && port.waiting < port.waiting_max && got as u32 + port.rx.nb_avail_exact() > port.waiting / 2 {
+                // A burst that was twice as long would have lost packets. Half of the memory stays for what is under way.
+                let more = port.waiting.min(port.waiting_max - port.waiting);
+                if self.waiting + more <= self.memory.arena.count() / 2 {
+                    self.waiting += more;
+                    port.waiting += more;
+                }
+            }
+            port.refill(index, &mut self.memory, &mut self.scratch);
         }
         count
     }
@@ -331,20 +358,22 @@ impl Ports {
     /// Takes `frame` for port `index`; it leaves at the next [`flush`](Self::flush).
     ///
     /// # Errors
-    /// Gives the frame back where there is no such port, its queue is full, or the frame has no whole Ethernet header.
+    /// Gives the frame back where there is no such port, its queue is full, the frame has no whole Ethernet header, or the
+    /// packet more than [`BUFFERS_MAX`](crate::BUFFERS_MAX) buffers.
     pub fn tx(&mut self, index: u16, frame: Frame) -> Result<(), Frame> {
         let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else { return Err(frame) };
-        if frame.len() < PACKET_BYTES_MIN {
+        let buffers = if frame.is_chain() { self.memory.arena.buffers(&frame).count() as u32 } else { 1 };
+        if frame.len() < PACKET_BYTES_MIN || buffers > BUFFERS_MAX {
             return Err(frame);
         }
-        if port.in_tx >= port.ring {
+        if port.in_tx + buffers > port.ring {
             port.send(index, &mut self.memory, &mut self.scratch);
-            if port.in_tx >= port.ring {
+            if port.in_tx + buffers > port.ring {
                 return Err(frame);
             }
         }
-        port.staged.push(self.memory.give(frame, Owner::tx(index)));
-        port.in_tx += 1;
+        port.stage(index, frame, &mut self.memory);
+        port.in_tx += buffers;
         if !port.sending {
             port.sending = true;
             self.sending.push(index);
@@ -392,7 +421,7 @@ impl Ports {
             let received = port.rx.nb_avail_exact().min(port.in_fill);
             let completed = port.completion.nb_avail_exact().min(port.in_tx);
             counts.fill += port.in_fill - received;
-            counts.rx += received;
+            counts.rx += received + port.in_partial;
             counts.tx += port.in_tx - completed;
             counts.completion += completed;
         }
@@ -449,12 +478,10 @@ impl Ports {
     }
 }
 
-/// How many frames may wait at each of `ports` ports: together a quarter of all, since idle ports keep what they were given
-/// when there were fewer, and what waits at one port cannot be sent by another. A sender's bursts are lost beyond this.
-fn share(slots: u32, ports: usize) -> u32 {
-    const LEAST: u32 = 64;
-    (slots / 4 / (ports as u32).max(1)).max(LEAST)
-}
+/// Frames that wait at a port at first, while such ports take less than a quarter of all, and where there are more ports. Idle
+/// ports keep what they have, and what waits at one port cannot be sent by another.
+const WAITING_FIRST: u32 = 256;
+const WAITING_LEAST: u32 = 64;
 
 impl Port {
     fn socket(&self) -> BorrowedFd<'_> {
@@ -464,8 +491,8 @@ impl Port {
 
     /// Hands the kernel frames to receive into, up to `waiting` and never more than the ring has room for: otherwise
     /// descriptors are overwritten and packets arrive twice. Does nothing for less than a few, to work in batches.
-    fn refill(&mut self, index: u16, share: u32, memory: &mut Memory, scratch: &mut [FrameDesc]) {
-        let waiting = self.waiting.min(share);
+    fn refill(&mut self, index: u16, memory: &mut Memory, scratch: &mut [FrameDesc]) {
+        let waiting = self.waiting;
         if waiting.saturating_sub(self.in_fill) < (waiting / 4).clamp(1, 16) {
             return;
         }
@@ -498,6 +525,47 @@ impl Port {
         if self.fill.needs_wakeup() {
             let _ = self.rx.poll(0);
         }
+    }
+
+    /// Adds a received buffer to its packet; gives the packet once it is whole.
+    #[inline]
+    fn join(&mut self, frame: Frame, has_more: bool, arena: &Arena) -> Option<Frame> {
+        if !has_more && self.partial.is_none() {
+            return Some(frame);
+        }
+        let packet = match self.partial.take() {
+            Some(mut packet) => {
+                arena.append(&mut packet, frame);
+                packet
+            }
+            None => frame,
+        };
+        if has_more {
+            self.in_partial += 1;
+            self.partial = Some(packet);
+            return None;
+        }
+        self.in_partial = 0;
+        Some(packet)
+    }
+
+    /// Makes the descriptors of a packet.
+    #[inline]
+    fn stage(&mut self, index: u16, mut frame: Frame, memory: &mut Memory) {
+        let mut goes_on = frame.is_chain();
+        while let Some(rest) = memory.arena.split(&mut frame) {
+            if !goes_on {
+                // Cut off: no part of the packet.
+                memory.put(rest);
+                break;
+            }
+            let mut desc = memory.give(frame, Owner::tx(index));
+            desc.set_options(XDP_PKT_CONTD);
+            self.staged.push(desc);
+            goes_on = rest.is_chain();
+            frame = rest;
+        }
+        self.staged.push(memory.give(frame, Owner::tx(index)));
     }
 
     /// Puts what is staged into the ring, has the kernel send it, takes back what is sent.

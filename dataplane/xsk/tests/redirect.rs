@@ -344,9 +344,6 @@ fn what_cannot_be_attached_is_said_with_what_to_do() {
         assert!(matches!(refused(2, "u0", AttachMode::Auto), RedirectError::Index { .. }));
         assert!(matches!(refused(0, "u0", AttachMode::ZeroCopy), RedirectError::NoZeroCopy { .. }));
         assert!(matches!(refused(0, "lo", AttachMode::Copy), RedirectError::NoDriverSupport { .. }));
-        ip("link set u1 mtu 9000");
-        let error = refused(0, "u0", AttachMode::Auto);
-        assert!(matches!(&error, RedirectError::Mtu { .. }), "{error}");
         ip("link add w0 numrxqueues 1 numtxqueues 1 type veth peer name w1 numrxqueues 4 numtxqueues 4");
         let error = refused(0, "w0", AttachMode::Auto);
         assert!(matches!(&error, RedirectError::Queues { queues: 1, .. }), "{error}");

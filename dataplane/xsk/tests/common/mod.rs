@@ -82,7 +82,7 @@ impl Raw {
     /// The next frame that has come in.
     pub(crate) fn recv(&self) -> Option<Vec<u8>> {
         loop {
-            let mut frame = vec![0; 4096];
+            let mut frame = vec![0; 1 << 16];
             // SAFETY: as in `open`.
             let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
             let mut from_len = size_of::<libc::sockaddr_ll>() as u32;
