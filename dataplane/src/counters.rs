@@ -56,6 +56,17 @@ pub struct Counters {
     pub ports: Vec<PortCounters>,
 }
 
+/// What a batch adds to the verdicts without a look at each.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tally {
+    /// All of them.
+    pub(crate) sent: u64,
+    /// Of those, encapsulated.
+    pub(crate) encap: u64,
+    /// Of those, to the node's own stack.
+    pub(crate) host: u64,
+}
+
 impl Default for Counters {
     fn default() -> Self {
         Self {
@@ -82,7 +93,7 @@ impl Counters {
     }
 
     /// Counts a frame that came in.
-    #[inline]
+    #[inline(always)]
     pub fn rx(&mut self, port: PortId, bytes: usize) {
         self.received += 1;
         if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
@@ -120,6 +131,13 @@ impl Counters {
                 self.drops[usize::from(reason.code())] += 1;
             }
         }
+    }
+
+    /// Counts frames that were followed: forwarded ones, encapsulated ones and those to the node's own stack, by port already.
+    pub(crate) fn followed(&mut self, tally: Tally) {
+        self.forward += tally.sent - tally.host;
+        self.encap += tally.encap;
+        self.host += tally.host;
     }
 
     /// Counts a frame that had a verdict and that its port then did not take: discarded after all.
@@ -180,8 +198,8 @@ impl Counters {
         }
     }
 
-    #[inline]
-    fn tx(&mut self, port: PortId, bytes: usize) {
+    #[inline(always)]
+    pub(crate) fn tx(&mut self, port: PortId, bytes: usize) {
         if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
             port.tx_packets += 1;
             port.tx_bytes += bytes as u64;

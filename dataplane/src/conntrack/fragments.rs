@@ -6,6 +6,7 @@
 
 use super::flow::Ticks;
 use super::hash::Hasher;
+use super::line::Key;
 use super::tuple::Tuple;
 
 /// How long ports are remembered: Linux's reassembly time (`net.ipv4.ipfrag_time`); RFC 791 §3.2 lets 15 s suffice, RFC 8200
@@ -63,7 +64,7 @@ impl Fragments {
     }
 
     fn place(&self, tuple: &Tuple, id: u32) -> usize {
-        let hash = self.hasher.hash(&Tuple { sport: id as u16, dport: (id >> 16) as u16, ..*tuple });
+        let hash = self.hasher.hash(&Key::new(&Tuple { sport: id as u16, dport: (id >> 16) as u16, ..*tuple }));
         (((hash >> 32) * (self.datagrams.len() / WAYS) as u64) >> 32) as usize * WAYS
     }
 }

@@ -4,7 +4,7 @@
 //! An attacker who does not know the key cannot choose tuples that meet in a bucket, even knowing when some did.
 
 use super::arch;
-use super::tuple::Tuple;
+use super::line::Key;
 
 /// A keyed hash function.
 pub(super) struct Hasher {
@@ -28,9 +28,9 @@ impl Hasher {
 
     /// Hashes one tuple.
     #[inline]
-    pub(super) fn hash(&self, tuple: &Tuple) -> u64 {
+    pub(super) fn hash(&self, key: &Key) -> u64 {
         if self.aes {
-            self.with(tuple, |state, key| {
+            self.with(key, |state, key| {
                 #[allow(unsafe_code)]
                 // SAFETY: `aes` holds what `has_aes` said on this machine.
                 unsafe {
@@ -38,21 +38,27 @@ impl Hasher {
                 }
             })
         } else {
-            self.with(tuple, aes_round_portable)
+            self.portable(key)
         }
     }
 
+    #[inline(never)]
+    fn portable(&self, key: &Key) -> u64 {
+        self.with(key, aes_round_portable)
+    }
+
     #[inline(always)]
-    fn with(&self, tuple: &Tuple, round: impl Fn(u128, u128) -> u128) -> u64 {
+    fn with(&self, key: &Key, round: impl Fn(u128, u128) -> u128) -> u64 {
         let keys = &self.keys;
-        let ports = u128::from(tuple.sport) << 64 | u128::from(tuple.dport) << 80 | u128::from(tuple.proto) << 96;
-        let mut state = if tuple.is_v4() {
-            ports | u128::from(tuple.src.low32()) << 32 | u128::from(tuple.dst.low32())
-        } else {
+        let ports = u128::from(key.transport()) << 64;
+        let mut state = if key.is_v6() {
             // Two rounds each and side by side: after one, a difference in one address could be undone by the other.
-            let src = round(round(tuple.src.0 ^ keys[4], keys[5]), keys[6]);
-            let dst = round(round(tuple.dst.0 ^ keys[7], keys[8]), keys[9]);
+            let [src, dst] = key.addresses_v6();
+            let src = round(round(src ^ keys[4], keys[5]), keys[6]);
+            let dst = round(round(dst ^ keys[7], keys[8]), keys[9]);
             src ^ dst ^ ports
+        } else {
+            ports | u128::from(key.addresses_v4())
         };
         state ^= keys[0];
         state = round(state, keys[1]);
@@ -117,6 +123,7 @@ const fn substitute(byte: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tuple::Tuple;
     use super::*;
     use crate::model::Ip;
 
@@ -145,7 +152,8 @@ mod tests {
             let ip = |rng: &mut fastrand::Rng| if n % 2 == 0 { Ip::v4(rng.u32(..)) } else { Ip(rng.u128(..) | 1 << 127) };
             let (src, dst) = (ip(&mut rng), ip(&mut rng));
             let tuple = Tuple { src, dst, sport: rng.u16(..), dport: rng.u16(..), proto: rng.u8(..) };
-            assert_eq!(fast.hash(&tuple), slow.hash(&tuple));
+            let key = Key::new(&tuple);
+            assert_eq!(fast.hash(&key), slow.hash(&key));
         }
     }
 }

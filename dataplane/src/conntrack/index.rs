@@ -32,6 +32,11 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 pub(super) struct Slot(pub(super) u32);
 
 impl Slot {
+    pub(super) const NONE: Self = Self(0);
+
+    pub(super) const fn is_some(self) -> bool {
+        self.0 != 0
+    }
     pub(super) const fn new(entry: u32, dir: FlowDir) -> Self {
         Self(entry << 1 | dir as u32)
     }
@@ -90,24 +95,22 @@ impl Index {
         arch::prefetch(&self.buckets[self.second(hash)]);
     }
 
-    /// The first slot in the first bucket whose tag is that of the hash.
+    /// The first slot in the first bucket whose tag is that of the hash, or none.
     #[inline(always)]
-    pub(super) fn hint_first(&self, hash: u64) -> Option<Slot> {
+    pub(super) fn hint_first(&self, hash: u64) -> Slot {
         self.hint(&self.buckets[self.first(hash)], hash)
     }
     /// As [`hint_first`](Self::hint_first), in the second bucket.
     #[inline(always)]
-    pub(super) fn hint_second(&self, hash: u64) -> Option<Slot> {
+    pub(super) fn hint_second(&self, hash: u64) -> Slot {
         self.hint(&self.buckets[self.second(hash)], hash)
     }
     #[inline(always)]
-    fn hint(&self, bucket: &Bucket, hash: u64) -> Option<Slot> {
+    fn hint(&self, bucket: &Bucket, hash: u64) -> Slot {
+        // Where no way has the tag this looks at the first one, in vain; an empty word has no slot.
         let mask = arch::tag_mask(bucket, Self::tag(hash));
-        if mask == 0 {
-            return None;
-        }
         let word = bucket.ways[mask.trailing_zeros() as usize % WAYS].load(Ordering::Acquire);
-        (word != 0 && (word >> 32) as u32 == Self::tag(hash)).then_some(Slot(word as u32))
+        if (word >> 32) as u32 == Self::tag(hash) { Slot(word as u32) } else { Slot::NONE }
     }
 
     /// Calls `each` for every slot with the tag of the hash until it gives something.

@@ -16,7 +16,8 @@
 //!
 //! Words 0 to 3, and of word 4 all but the state and `LIVE`, never change while the flow lives.
 
-use super::flow::{FlowCounts, FlowDir, Leg, Ticks};
+use super::flow::{FlowCounts, Leg, Ticks};
+use super::index::Slot;
 use super::state::FlowState;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
 use super::tuple::Tuple;
@@ -53,6 +54,7 @@ pub(super) mod status {
     pub(in super::super) const MASK: u32 = 3;
 }
 
+const PROTO_SHIFT: u32 = 32;
 /// Readers may see the line.
 pub(super) const LIVE: u64 = 1 << 40;
 const NAT_SRC: u64 = 1 << 41;
@@ -66,26 +68,78 @@ const KEY: u64 = ((1 << 40) - 1) | V6;
 
 /// Which line of the slab holds a direction. Every other entry has its lines swapped: traffic that goes mostly one way would
 /// otherwise use half of the cache's sets.
-pub(super) const fn line_index(entry: u32, dir: FlowDir) -> usize {
-    (entry as usize) << 1 | (dir as usize ^ (entry as usize & 1))
+pub(super) const fn line_index(slot: Slot) -> usize {
+    (slot.0 ^ (slot.0 >> 1 & 1)) as usize
+}
+/// The line of the other direction, beside it.
+pub(super) const fn partner_index(line: usize) -> usize {
+    line ^ 1
 }
 
-/// A tuple as the words of a line have it.
-pub(super) struct Key {
+/// A tuple as a line holds it and the hash takes it. The hot lane makes one of a header without a [`Tuple`] in between.
+#[derive(Clone, Copy)]
+pub(crate) struct Key {
     words: [u64; 4],
     word4: u64,
 }
 
 impl Key {
+    /// No packet's.
+    pub(crate) const BLANK: Self = Self { words: [0; 4], word4: 0 };
+
+    /// The key of a tuple.
     #[inline(always)]
-    pub(super) fn new(tuple: &Tuple) -> Self {
-        let ports = u64::from(tuple.sport) | u64::from(tuple.dport) << 16 | u64::from(tuple.proto) << 32;
-        let (src, dst) = (tuple.src.0, tuple.dst.0);
+    pub(crate) fn new(tuple: &Tuple) -> Self {
+        let ports = u32::from(tuple.sport) | u32::from(tuple.dport) << 16;
         if tuple.is_v4() {
-            Self { words: [u64::from(tuple.src.low32()) << 32 | u64::from(tuple.dst.low32()), 0, 0, 0], word4: ports }
+            Self::v4(u64::from(tuple.src.low32()) << 32 | u64::from(tuple.dst.low32()), ports, tuple.proto)
         } else {
-            Self { words: [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64], word4: ports | V6 }
+            Self::v6(tuple.src.0, tuple.dst.0, ports, tuple.proto)
         }
+    }
+    /// IPv4: the source in the upper half of `addresses`, the destination in the lower; the source port in the lower half of
+    /// `ports`, the destination's in the upper.
+    #[inline(always)]
+    pub(crate) const fn v4(addresses: u64, ports: u32, proto: u8) -> Self {
+        Self { words: [addresses, 0, 0, 0], word4: ports as u64 | (proto as u64) << PROTO_SHIFT }
+    }
+    /// Makes this one an IPv4 tuple's, as [`v4`](Self::v4), and writes nothing that such a one does not need.
+    #[inline(always)]
+    pub(crate) const fn set_v4(&mut self, addresses: u64, ports: u32, proto: u8) {
+        let key = Self::v4(addresses, ports, proto);
+        (self.words[0], self.word4) = (key.words[0], key.word4);
+    }
+    /// IPv6; `ports` as for IPv4.
+    #[inline(always)]
+    pub(crate) const fn v6(src: u128, dst: u128, ports: u32, proto: u8) -> Self {
+        let words = [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64];
+        Self { words, word4: ports as u64 | (proto as u64) << PROTO_SHIFT | V6 }
+    }
+
+    /// Tells whether it is an IPv6 tuple's.
+    #[inline(always)]
+    pub(crate) const fn is_v6(&self) -> bool {
+        self.word4 & V6 != 0
+    }
+    #[inline(always)]
+    pub(crate) const fn proto(&self) -> u8 {
+        (self.word4 >> PROTO_SHIFT) as u8
+    }
+    /// Both addresses of an IPv4 tuple, as [`v4`](Self::v4) takes them; of an IPv6 one nothing of use.
+    #[inline(always)]
+    pub(super) const fn addresses_v4(&self) -> u64 {
+        self.words[0]
+    }
+    /// Source and destination in one word each.
+    #[inline(always)]
+    pub(super) const fn addresses_v6(&self) -> [u128; 2] {
+        let [s1, s0, d1, d0] = self.words;
+        [(s1 as u128) << 64 | s0 as u128, (d1 as u128) << 64 | d0 as u128]
+    }
+    /// Ports and protocol, without a mark of the family.
+    #[inline(always)]
+    pub(super) const fn transport(&self) -> u64 {
+        self.word4 & !V6
     }
 }
 
@@ -161,18 +215,43 @@ impl Line {
             partner.tuple().inverse()
         }
     }
+    /// As [`translated`](Self::translated), for an IPv4 direction and as it lies: addresses, ports, L3 delta.
+    #[inline(always)]
+    pub(super) fn translated_v4(&self) -> (u64, u32, u16) {
+        let ports = self.load(1);
+        (self.load(2), ports as u32, (ports >> 32) as u16)
+    }
+    /// Likewise for an IPv6 direction: source and destination in two words each, ports.
+    #[inline(always)]
+    pub(super) fn translated_v6(&self, partner: &Self) -> ([u64; 4], u32) {
+        if self.load(4) & (NAT_SRC | NAT_DST) == 0 {
+            ([self.load(0), self.load(1), self.load(2), self.load(3)], self.load(4) as u32)
+        } else {
+            ([partner.load(2), partner.load(3), partner.load(0), partner.load(1)], (partner.load(4) as u32).rotate_left(16))
+        }
+    }
+    #[inline(always)]
+    pub(super) fn l4_delta(&self) -> u16 {
+        (self.load(4) >> L4_DELTA_SHIFT) as u16
+    }
     /// Source and destination: whether they are translated.
     #[inline(always)]
     pub(super) fn nat(&self) -> (bool, bool) {
         let word4 = self.load(4);
         (word4 & NAT_SRC != 0, word4 & NAT_DST != 0)
     }
+    /// Exit and the generation that decided it.
+    #[inline(always)]
+    pub(super) fn exit(&self) -> (u32, u32) {
+        let word5 = self.load(5);
+        (word5 as u32, (word5 >> 32) as u32)
+    }
     /// Exit, deltas, and the generation that decided them.
     #[inline(always)]
     pub(super) fn leg(&self) -> (Leg, u32) {
-        let (word4, word5) = (self.load(4), self.load(5));
+        let (word4, (exit, generation)) = (self.load(4), self.exit());
         let l3_delta = if word4 & V6 == 0 { (self.load(1) >> 32) as u16 } else { 0 };
-        (Leg { exit: word5 as u32, l3_delta, l4_delta: (word4 >> L4_DELTA_SHIFT) as u16 }, (word5 >> 32) as u32)
+        (Leg { exit, l3_delta, l4_delta: self.l4_delta() }, generation)
     }
     /// Exit and generation in one store.
     #[inline(always)]

@@ -5,6 +5,7 @@
 //! never decides where a packet goes and never looks into `exit`. Read `table` first.
 
 mod arch;
+mod direction;
 mod epoch;
 mod expiry;
 mod flow;
@@ -27,9 +28,11 @@ pub mod tcp;
 mod tests;
 mod tuple;
 
+pub(crate) use direction::Direction;
 pub use expiry::timeout_ms;
 pub use flow::*;
 pub use fragments::Fragments;
+pub(crate) use line::Key;
 pub use state::*;
 pub use table::*;
 pub use tuple::*;

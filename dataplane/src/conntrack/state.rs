@@ -116,12 +116,15 @@ impl FlowState {
     pub const fn is_over(self) -> bool {
         matches!(self, Self::TimeWait | Self::Close | Self::SctpClosed)
     }
-    /// Tells whether a packet leaves the state as it is in either direction, and can open nothing: that of nearly all packets,
-    /// and no branch on the protocol. Where it says no, [`after`](Self::after) may still say the same state.
+    /// Tells whether a packet in direction `dir` leaves the state as it is, and can open nothing: that of nearly all packets, and
+    /// no branch on the protocol. Where it says no, [`after`](Self::after) may still say the same state.
     #[inline(always)]
-    pub const fn is_steady(self, flags: u8) -> bool {
+    pub const fn is_steady(self, dir: FlowDir, flags: u8) -> bool {
         const STATES: u32 = 1 << FlowState::Replied as u32 | 1 << FlowState::Established as u32;
-        ((STATES >> self as u32 & 1) != 0) & (flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0)
+        /// Traffic that nobody answers.
+        const ONE_WAY: u32 = 1 << FlowState::Unreplied as u32;
+        let states = STATES | (ONE_WAY * (dir as u32 ^ 1));
+        ((states >> self as u32 & 1) != 0) & (flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0)
     }
     /// Tells whether a packet that could open a flow takes the place of this one, which is over: the caller removes the flow
     /// and inserts a new one (a TCP client that reuses its port; RFC 9293 §3.6.1, RFC 6191).
@@ -140,15 +143,21 @@ mod tests {
 
     #[test]
     fn a_steady_packet_changes_nothing() {
-        for (state, protocol) in [(FlowState::Replied, proto::UDP), (FlowState::Replied, proto::ICMP), (FlowState::Established, proto::TCP)]
-        {
-            for flags in (0..=u8::MAX).filter(|flags| state.is_steady(*flags)) {
-                assert_eq!(state.after(protocol, FlowDir::Original, flags), state);
-                assert_eq!(state.after(protocol, FlowDir::Reply, flags), state);
-                assert!(!state.is_reopened_by(protocol, flags));
+        for (state, protocol) in [
+            (FlowState::Unreplied, proto::UDP),
+            (FlowState::Unreplied, proto::ICMP),
+            (FlowState::Replied, proto::UDP),
+            (FlowState::Replied, proto::ICMP),
+            (FlowState::Established, proto::TCP),
+        ] {
+            for dir in [FlowDir::Original, FlowDir::Reply] {
+                for flags in (0..=u8::MAX).filter(|flags| state.is_steady(dir, *flags)) {
+                    assert_eq!(state.after(protocol, dir, flags), state);
+                    assert!(!state.is_reopened_by(protocol, flags));
+                }
             }
         }
-        assert!(FlowState::Established.is_steady(tcp::ACK) && FlowState::Replied.is_steady(0));
-        assert!((0..16).map(FlowState::from_bits).filter(|state| state.is_steady(0)).count() == 2);
+        let steady = |dir, flags| (0..16).map(FlowState::from_bits).filter(|state| state.is_steady(dir, flags)).count();
+        assert_eq!((steady(FlowDir::Original, tcp::ACK), steady(FlowDir::Reply, tcp::ACK), steady(FlowDir::Original, tcp::FIN)), (3, 2, 0));
     }
 }

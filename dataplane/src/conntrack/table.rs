@@ -22,6 +22,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::arch;
+use super::direction::Direction;
 use super::epoch::Epochs;
 use super::flow::*;
 use super::free::{Chain, FreeStack, Magazine};
@@ -123,11 +124,11 @@ const PRESSURE_BATCHES: u32 = 16;
 
 /// What a first look at the index gave; see [`ConnTable::prefetch_entry`].
 #[derive(Clone, Copy)]
-pub struct Probe(Option<Slot>);
+pub struct Probe(Slot);
 
 impl Probe {
     /// Nothing was found.
-    pub const NONE: Self = Self(None);
+    pub const NONE: Self = Self(Slot::NONE);
     /// Tells whether the index may know the tuple, as far as was looked.
     pub const fn is_some(&self) -> bool {
         self.0.is_some()
@@ -212,7 +213,12 @@ impl ConnTable {
     /// Hashes a tuple under the table's key.
     #[inline]
     pub fn hash(&self, tuple: &Tuple) -> u64 {
-        self.hasher.hash(tuple)
+        self.hash_key(&Key::new(tuple))
+    }
+    /// The same for who has the key already.
+    #[inline(always)]
+    pub(crate) fn hash_key(&self, key: &Key) -> u64 {
+        self.hasher.hash(key)
     }
     /// First stage of a lookup in batches, right after hashing: asks for the first index line.
     #[inline]
@@ -223,28 +229,28 @@ impl ConnTable {
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) -> Probe {
         let slot = self.index.hint_first(hash);
-        match slot {
-            Some(slot) => arch::prefetch(self.line(slot)),
-            None => self.index.prefetch_second(hash),
+        if slot.is_some() {
+            arch::prefetch(self.line(slot));
+        } else {
+            self.index.prefetch_second(hash);
         }
         Probe(slot)
     }
     /// Third stage, for those without a slot after the second: asks for the entry's line if the second index line has the tag.
     #[inline]
     pub fn prefetch_second(&self, hash: u64, probe: &mut Probe) {
-        if probe.0.is_none()
-            && let Some(slot) = self.index.hint_second(hash)
-        {
-            arch::prefetch(self.line(slot));
-            probe.0 = Some(slot);
+        if !probe.is_some() {
+            probe.0 = self.index.hint_second(hash);
+            arch::prefetch(self.line(probe.0));
         }
     }
     /// Last stage: finds the flow, at once where the probe was right.
     #[inline]
     pub fn lookup_probed(&self, hash: u64, probe: Probe, tuple: &Tuple) -> Option<Hit> {
         let key = Key::new(tuple);
+        // Line 0 is nobody's and never live.
         match probe.0 {
-            Some(slot) if self.line(slot).is(&key) => Some(Hit { entry: EntryId(slot.entry()), dir: slot.dir() }),
+            slot if self.line(slot).is(&key) => Some(Hit { entry: EntryId(slot.entry()), dir: slot.dir() }),
             _ => self.find(hash, &key),
         }
     }
@@ -252,6 +258,14 @@ impl ConnTable {
     #[inline]
     pub fn lookup(&self, hash: u64, tuple: &Tuple) -> Option<Hit> {
         self.find(hash, &Key::new(tuple))
+    }
+    /// Last stage for who follows a flow in place: only where the probe was right.
+    #[inline(always)]
+    pub(crate) fn direction(&self, probe: Probe, key: &Key) -> Option<Direction<'_>> {
+        let at = line_index(probe.0);
+        let lines = &*self.lines;
+        let line = &lines[at];
+        line.is(key).then(|| Direction::new(line, lines, at, probe.0.dir()))
     }
     #[inline]
     fn find(&self, hash: u64, key: &Key) -> Option<Hit> {
@@ -262,7 +276,7 @@ impl ConnTable {
     /// # Panics
     /// Unless all three slices have one length, of at most 64.
     pub fn lookup_batch(&self, tuples: &[Tuple], hashes: &mut [u64], hits: &mut [Option<Hit>]) {
-        let mut probes = [Probe(None); 64];
+        let mut probes = [Probe::NONE; 64];
         assert!(tuples.len() <= probes.len() && tuples.len() == hashes.len() && tuples.len() == hits.len());
         for (tuple, hash) in tuples.iter().zip(hashes.iter_mut()) {
             *hash = self.hash(tuple);
@@ -281,11 +295,11 @@ impl ConnTable {
 
     #[inline(always)]
     pub(super) fn line(&self, slot: Slot) -> &Line {
-        &self.lines[line_index(slot.entry(), slot.dir())]
+        &self.lines[line_index(slot)]
     }
     #[inline(always)]
     pub(super) fn line_of(&self, entry: u32, dir: FlowDir) -> &Line {
-        &self.lines[line_index(entry, dir)]
+        self.line(Slot::new(entry, dir))
     }
 
     /// The direction of a flow that was found.

@@ -7,5 +7,6 @@ mod snat;
 mod tests;
 
 pub use icmp::{quoted_tuple, translate_error};
+pub(crate) use rewrite::edit_transport;
 pub use rewrite::{Rewrite, RewriteFlags, decrement_ttl};
 pub use snat::select_source;

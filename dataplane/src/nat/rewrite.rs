@@ -84,7 +84,9 @@ impl Rewrite {
             flags = flags.with(RewriteFlags::DST);
         }
         let (src, dst, sport, dport) = (to.src, to.dst, to.sport, to.dport);
-        Self { src, dst, sport, dport, l3_delta: addresses.folded(), l4_delta: l4.folded(), flags }
+        // Where nothing changes not even the form of a zero does: a folded sum of nothing would be 0xffff.
+        let folded = |delta: Delta| if flags.is_empty() { 0 } else { delta.folded() };
+        Self { src, dst, sport, dport, l3_delta: folded(addresses), l4_delta: folded(l4), flags }
     }
 
     /// Edits the packet that `headers` describes: addresses, ports or identifier, checksums. `headers` is not changed.
@@ -101,7 +103,11 @@ impl Rewrite {
         }
         self.edit(bytes, headers).ok_or(DropReason::InvalidPacket)?;
         if is_tcp_or_udp(headers.tuple.proto) && !headers.has(HeaderFlags::FRAGMENT_LATER) {
-            return self.edit_ports(bytes, headers).ok_or(DropReason::InvalidPacket);
+            let ports = u32::from(self.sport) | u32::from(self.dport) << 16;
+            let edited = bytes
+                .get_mut(usize::from(headers.l4)..)
+                .and_then(|l4| edit_transport(l4, headers.tuple.proto == proto::UDP, ports, self.l4_delta));
+            return edited.ok_or(DropReason::InvalidPacket);
         }
         self.edit_rare(bytes, headers)
     }
@@ -120,24 +126,6 @@ impl Rewrite {
             [*s0, *s1, *s2, *s3] = self.src.low32().to_be_bytes();
             [*d0, *d1, *d2, *d3] = self.dst.low32().to_be_bytes();
         }
-        Some(())
-    }
-
-    /// TCP and UDP, without a branch on which of them.
-    #[inline(always)]
-    fn edit_ports(&self, bytes: &mut [u8], headers: &Headers) -> Option<()> {
-        let is_udp = headers.tuple.proto == proto::UDP;
-        let l4 = usize::from(headers.l4);
-        let [s0, s1, d0, d1] = chunk_mut(bytes, l4)?;
-        [*s0, *s1] = self.sport.to_be_bytes();
-        [*d0, *d1] = self.dport.to_be_bytes();
-        let field: &mut [u8; 2] = chunk_mut(bytes, l4 + tcp::CHECKSUM - (tcp::CHECKSUM - udp::CHECKSUM) * usize::from(is_udp))?;
-        let old = u16::from_be_bytes(*field);
-        let new = checksum::update(old, self.l4_delta);
-        // RFC 768: 0 says that there is none, and stays; a computed 0 is sent as all ones.
-        let ones = (is_udp & (new == 0)) as u16;
-        let keep = (!(is_udp & (old == 0)) as u16).wrapping_neg();
-        *field = ((new | ones.wrapping_neg()) & keep).to_be_bytes();
         Some(())
     }
 
@@ -173,6 +161,22 @@ impl Rewrite {
         [*c0, *c1] = checksum::update(u16::from_be_bytes([*c0, *c1]), delta).to_be_bytes();
         Some(())
     }
+}
+
+/// Sets the ports of a TCP or UDP header, without a branch on which of them: the source port is the lower half of `ports`. `delta` is
+/// what the checksum's sum grows by. `None` where the header is not all there.
+#[inline(always)]
+pub(crate) fn edit_transport(header: &mut [u8], is_udp: bool, ports: u32, delta: u16) -> Option<()> {
+    *header.first_chunk_mut()? = ports.rotate_left(16).to_be_bytes();
+    let field: &mut [u8; 2] = chunk_mut(header, tcp::CHECKSUM - (tcp::CHECKSUM - udp::CHECKSUM) * usize::from(is_udp))?;
+    let old = u16::from_be_bytes(*field);
+    let mut new = checksum::update(old, delta);
+    // RFC 768: 0 says that there is none, and stays; a computed 0 is sent as all ones. Both are rare in either protocol.
+    if (new == 0) | (old == 0) && is_udp {
+        new = if old == 0 { 0 } else { 0xffff };
+    }
+    *field = new.to_be_bytes();
+    Some(())
 }
 
 #[inline]

@@ -90,6 +90,39 @@ impl Template {
     pub const fn is_over_v6(&self) -> bool {
         self.over_v6
     }
+
+    /// Writes outer headers and inner MACs in front of an inner frame of `inner_len` bytes. `out` is the whole frame; gives
+    /// `None` where it is too short for that.
+    #[inline(always)]
+    pub(crate) fn write(&self, out: &mut [u8], inner_len: usize, tos: u8, flow_hash: u64) -> Option<()> {
+        if self.over_v6 {
+            self.write_as::<{ OVERHEAD_V6 }, { OVERHEAD_V6 + INNER_MACS }>(out.first_chunk_mut()?, inner_len, tos, flow_hash);
+        } else {
+            self.write_as::<{ OVERHEAD_V4 }, { OVERHEAD_V4 + INNER_MACS }>(out.first_chunk_mut()?, inner_len, tos, flow_hash);
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn write_as<const OVERHEAD: usize, const COPIED: usize>(&self, out: &mut [u8; COPIED], inner_len: usize, tos: u8, flow_hash: u64) {
+        if let Some(from) = self.bytes.first_chunk() {
+            *out = *from;
+        }
+        let [t0, t1] = ((inner_len + OVERHEAD - ethernet::LEN) as u16).to_be_bytes();
+        let [u0, u1] = ((inner_len + udp::LEN + vxlan::LEN) as u16).to_be_bytes();
+        let udp_at = OVERHEAD - udp::LEN - vxlan::LEN;
+        if OVERHEAD == OVERHEAD_V4 {
+            let field = !checksum::fold(u64::from(self.sum) + u64::from(u16::from_be_bytes([t0, t1])) + u64::from(tos));
+            out[ethernet::LEN + 1] = tos;
+            (out[ethernet::LEN + 2], out[ethernet::LEN + 3]) = (t0, t1);
+            [out[ethernet::LEN + ipv4::CHECKSUM], out[ethernet::LEN + ipv4::CHECKSUM + 1]] = field.to_be_bytes();
+        } else {
+            (out[ethernet::LEN], out[ethernet::LEN + 1]) = (0x60 | tos >> 4, tos << 4);
+            (out[ethernet::LEN + 4], out[ethernet::LEN + 5]) = (u0, u1);
+        }
+        [out[udp_at], out[udp_at + 1]] = source_port(flow_hash).to_be_bytes();
+        (out[udp_at + 4], out[udp_at + 5]) = (u0, u1);
+    }
 }
 
 /// The outer source port: from the flow's hash, in the dynamic range, so that the underlay spreads flows (RFC 7348 §5).
@@ -105,45 +138,10 @@ const fn source_port(flow_hash: u64) -> u16 {
 #[inline]
 #[must_use]
 pub fn encap(arena: &Arena, frame: &mut Frame, template: &Template, tos: u8, flow_hash: u64) -> bool {
-    if template.over_v6 {
-        encap_with::<{ OVERHEAD_V6 }, { OVERHEAD_V6 + INNER_MACS }>(arena, frame, template, tos, flow_hash)
-    } else {
-        encap_with::<{ OVERHEAD_V4 }, { OVERHEAD_V4 + INNER_MACS }>(arena, frame, template, tos, flow_hash)
-    }
-}
-
-#[inline]
-fn encap_with<const OVERHEAD: usize, const COPIED: usize>(
-    arena: &Arena,
-    frame: &mut Frame,
-    template: &Template,
-    tos: u8,
-    flow_hash: u64,
-) -> bool {
     let inner_len = frame.total_len();
-    let fits = inner_len >= ethernet::LEN && inner_len + OVERHEAD - ethernet::LEN <= 0xffff;
-    if !fits || !arena.push_front(frame, OVERHEAD) {
-        return false;
-    }
-    let (Some(out), Some(from)) = (chunk_mut::<COPIED>(arena.bytes_mut(frame), 0), chunk::<COPIED>(&template.bytes, 0)) else {
-        return false;
-    };
-    *out = *from;
-    let [t0, t1] = ((inner_len + OVERHEAD - ethernet::LEN) as u16).to_be_bytes();
-    let [u0, u1] = ((inner_len + udp::LEN + vxlan::LEN) as u16).to_be_bytes();
-    let udp_at = OVERHEAD - udp::LEN - vxlan::LEN;
-    if OVERHEAD == OVERHEAD_V4 {
-        let field = !checksum::fold(u64::from(template.sum) + u64::from(u16::from_be_bytes([t0, t1])) + u64::from(tos));
-        out[ethernet::LEN + 1] = tos;
-        (out[ethernet::LEN + 2], out[ethernet::LEN + 3]) = (t0, t1);
-        [out[ethernet::LEN + ipv4::CHECKSUM], out[ethernet::LEN + ipv4::CHECKSUM + 1]] = field.to_be_bytes();
-    } else {
-        (out[ethernet::LEN], out[ethernet::LEN + 1]) = (0x60 | tos >> 4, tos << 4);
-        (out[ethernet::LEN + 4], out[ethernet::LEN + 5]) = (u0, u1);
-    }
-    [out[udp_at], out[udp_at + 1]] = source_port(flow_hash).to_be_bytes();
-    (out[udp_at + 4], out[udp_at + 5]) = (u0, u1);
-    true
+    let overhead = mtu_overhead(template.over_v6);
+    let fits = inner_len >= ethernet::LEN && inner_len + overhead - ethernet::LEN <= 0xffff;
+    fits && arena.push_front(frame, overhead) && template.write(arena.bytes_mut(frame), inner_len, tos, flow_hash).is_some()
 }
 
 /// What [`decap`] finds.

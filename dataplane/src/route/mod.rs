@@ -4,6 +4,8 @@
 //! under another generation it is resolved anew. The kernel is the routing control plane: next hops are its routes and
 //! neighbours as [`Runtime`] has them.
 
+mod departure;
+
 use hashbrown::HashMap;
 
 use crate::io::PortId;
@@ -13,6 +15,8 @@ use crate::runtime::{PortKind, Runtime};
 use crate::tables::{Owner, OwnerKind, Ranges};
 use crate::verdict::DropReason;
 use crate::wire::vxlan::Vni;
+
+pub(crate) use departure::Departure;
 
 /// An exit of one generation: index into [`Routes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +102,8 @@ enum Hop {
 #[derive(Debug)]
 pub struct Routes {
     exits: Vec<Exit>,
+    /// Of the same numbers.
+    departures: Vec<Departure>,
     tunnels: Vec<Tunnel>,
     /// Exit of each node's pods where they are reached by the overlay.
     of_node: Vec<Result<ExitId, DropReason>>,
@@ -124,6 +130,7 @@ impl Routes {
         };
         let mut routes = Self {
             exits: runtime.ports.iter().enumerate().map(exit_of_port).collect(),
+            departures: Vec::new(),
             tunnels: Vec::new(),
             of_node: Vec::new(),
             neighbours: HashMap::new(),
@@ -140,6 +147,9 @@ impl Routes {
             }
         }
         routes.of_node = (0..state.nodes.len() as NodeIndex).map(|node| routes.tunnel_to(state, runtime, node)).collect();
+        // A flow keeps 16 bits of an exit's number; those beyond are for the general lane.
+        let kept = routes.exits.iter().take(usize::from(u16::MAX));
+        routes.departures = kept.map(|exit| Departure::new(exit, &routes.tunnels, underlay.mac)).collect();
         routes
     }
 
@@ -213,6 +223,17 @@ impl Routes {
     #[inline]
     pub fn exit(&self, id: ExitId) -> Exit {
         self.exits[id.0 as usize]
+    }
+
+    /// An exit of this generation in the form that the hot lane uses, if there is one of that number.
+    #[inline(always)]
+    pub(crate) fn departure(&self, id: u16) -> Option<&Departure> {
+        self.departures.get(usize::from(id))
+    }
+
+    /// The VTEP that a tunnel of that number leads to.
+    pub(crate) fn vtep(&self, id: u16) -> Option<Ip> {
+        self.departure(id).filter(|exit| exit.tunnel.is_some()).map(|exit| exit.vtep)
     }
 
     /// What an exit of kind [`Exit::Vxlan`] refers to.

@@ -4,6 +4,7 @@
 //! (`Arc`), so that a generation in which only services or only the underlay changed keeps the others.
 
 mod addresses;
+mod gates;
 mod ports;
 mod ranges;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 pub use addresses::{Addresses, Owner, OwnerKind};
+pub(crate) use gates::{LinkFamily, LinkFilter, TunnelEnd};
 pub use ports::{PortEntry, Ports, Side};
 pub use ranges::Ranges;
 

@@ -2,6 +2,7 @@
 
 use hashbrown::HashMap;
 
+use super::gates::{Gate, TunnelEnd};
 use crate::io::PortId;
 use crate::model::{Ip, MacAddr, NodeState};
 use crate::runtime::{PortKind, Runtime};
@@ -30,7 +31,12 @@ pub enum Side {
 
 /// All ports, by [`PortId`].
 #[derive(Debug, Default)]
-pub struct Ports(Vec<Option<PortEntry>>);
+pub struct Ports {
+    entries: Vec<Option<PortEntry>>,
+    /// Of the same numbers.
+    gates: Vec<Option<Gate>>,
+    overlay: Option<TunnelEnd>,
+}
 
 impl Ports {
     /// Joins the attached ports with the pods of the snapshot.
@@ -49,18 +55,32 @@ impl Ports {
             };
             Some(PortEntry { side, mac: port.mac, unfinished_checksums: port.unfinished_checksums })
         };
-        Self(runtime.ports.iter().map(entry).collect())
+        let entries: Vec<_> = runtime.ports.iter().map(entry).collect();
+        let gates = entries.iter().map(|entry| entry.as_ref().map(Gate::new)).collect();
+        Self { entries, gates, overlay: TunnelEnd::new(state, runtime) }
     }
 
     /// A port, if it is attached.
     #[inline]
     pub fn get(&self, id: PortId) -> Option<&PortEntry> {
-        self.0.get(usize::from(id.0))?.as_ref()
+        self.entries.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// The same in the form that the hot lane uses.
+    #[inline(always)]
+    pub(crate) fn gate(&self, id: PortId) -> Option<&Gate> {
+        self.gates.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// Our end of the overlay, if there is one.
+    #[inline(always)]
+    pub(crate) fn overlay(&self) -> Option<&TunnelEnd> {
+        self.overlay.as_ref()
     }
 
     /// How many there are.
     #[inline]
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 }

@@ -8,10 +8,11 @@ use crate::model::Ip;
 /// Folds a sum of 16-bit words to 16 bits (RFC 1071 §2).
 #[inline]
 pub const fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    ((sum >> 16) + (sum & 0xffff)) as u16
+    // One end-around carry at each width is enough: a sum that overflowed is below the largest number.
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let sum = sum + carry as u32;
+    let (sum, carry) = (sum as u16).overflowing_add((sum >> 16) as u16);
+    sum + carry as u16
 }
 
 /// Adds up the bytes as 16-bit words in network order; an odd last byte counts as the high one of its word.
@@ -31,8 +32,10 @@ pub fn sum(bytes: &[u8]) -> u64 {
 /// Tells whether an IPv4 header without options has the right checksum. Byte order does not matter to that (RFC 1071 §2(B)).
 #[inline]
 pub fn is_header_intact(header: &[u8; 20]) -> bool {
-    let (words, _) = header.as_chunks::<4>();
-    fold(words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum()) == 0xffff
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, rest @ ..] = *header;
+    let (sum, first) = u64::from_ne_bytes([a, b, c, d, e, f, g, h]).overflowing_add(u64::from_ne_bytes([i, j, k, l, m, n, o, p]));
+    let (sum, second) = sum.overflowing_add(u64::from(u32::from_ne_bytes(rest)) + u64::from(first));
+    fold(sum.wrapping_add(u64::from(second))) == 0xffff
 }
 
 /// The sum of an address as a pseudo header or an IPv4 header contains it.
@@ -41,7 +44,9 @@ pub const fn sum_ip(ip: Ip) -> u64 {
     if ip.is_v4() { ip.low32() as u64 } else { sum_v6(ip.0) }
 }
 
-const fn sum_v6(bits: u128) -> u64 {
+/// The sum of an IPv6 address.
+#[inline]
+pub(crate) const fn sum_v6(bits: u128) -> u64 {
     (bits >> 96) as u64 + (bits >> 64 & 0xffff_ffff) as u64 + (bits >> 32 & 0xffff_ffff) as u64 + (bits & 0xffff_ffff) as u64
 }
 

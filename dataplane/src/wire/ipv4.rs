@@ -18,6 +18,8 @@ pub const OFFSET_MASK: u16 = 0x1fff;
 pub const TTL: usize = 8;
 /// Where the checksum stands.
 pub const CHECKSUM: usize = 10;
+/// What a hop adds to the sum of a header: one less in the time to live is 0x0100 less, whatever the protocol beside it.
+pub const HOP_DELTA: u16 = !0x0100;
 /// What every host must be able to reassemble (RFC 791 §3.1), and the most that an ICMP error fills (RFC 1812 §4.3.2.3).
 pub const MIN_REASSEMBLY: usize = 576;
 
@@ -64,11 +66,9 @@ pub fn set_ttl(bytes: &mut [u8], l3: usize, ttl: u8) -> Option<()> {
 /// Takes one from the time to live of the header at `l3`, which must not be 0, and updates its checksum.
 #[inline]
 pub fn decrement_ttl(bytes: &mut [u8], l3: usize) -> Option<()> {
-    /// Whatever the protocol beside it, the word loses 0x0100: the ones' complement of that.
-    const DELTA: u16 = !0x0100;
     let [ttl, _, c0, c1] = chunk_mut(bytes, l3 + TTL)?;
     *ttl = ttl.wrapping_sub(1);
-    [*c0, *c1] = checksum::update(u16::from_be_bytes([*c0, *c1]), DELTA).to_be_bytes();
+    [*c0, *c1] = checksum::update(u16::from_be_bytes([*c0, *c1]), HOP_DELTA).to_be_bytes();
     Some(())
 }
 

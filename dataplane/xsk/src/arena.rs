@@ -160,17 +160,18 @@ impl Arena {
         self.headroom_bytes
     }
 
-    /// Asks for the first cache line of a packet, which holds its headers, and the one before it, which encapsulation writes.
+    /// Asks for the first cache line of a packet, which holds its headers, and the one before it, which encapsulation writes; both
+    /// for writing.
     #[inline(always)]
     pub fn prefetch(&self, frame: &Frame) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
             let header = self.base.as_ptr().wrapping_add(self.offset(frame));
             // SAFETY: a prefetch reads and writes nothing that the program could see and never faults, whatever the address.
             unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(header.cast());
-                _mm_prefetch::<_MM_HINT_T0>(header.wrapping_sub(64).cast());
+                _mm_prefetch::<_MM_HINT_ET0>(header.cast());
+                _mm_prefetch::<_MM_HINT_ET0>(header.wrapping_sub(64).cast());
             }
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
@@ -202,6 +203,18 @@ impl Arena {
             frame.len += count as u32;
         }
         fits
+    }
+    /// Moves the packet's start by `by` bytes, forwards where positive, and makes it `len` bytes long: what taking off headers
+    /// and padding and putting on others come to. Gives its bytes, of which new ones are arbitrary; `None` where the slot is too
+    /// short or the packet has further buffers, and then nothing has changed.
+    #[inline]
+    pub fn reframe<'a>(&'a self, frame: &'a mut Frame, by: i32, len: u32) -> Option<&'a mut [u8]> {
+        let start = frame.start.checked_add_signed(by)?;
+        if frame.is_chain() || u64::from(start) + u64::from(len) > u64::from(self.slot_bytes) {
+            return None;
+        }
+        (frame.start, frame.len) = (start, len);
+        Some(self.bytes_mut(frame))
     }
     /// Sets the length of the whole packet; new bytes at the end are arbitrary. What it had in further buffers is no part of
     /// it any more. Tells whether the slot is long enough.
@@ -314,6 +327,10 @@ mod tests {
             assert!(!arena.set_len(frame, 193));
             assert!(arena.push_front(frame, 64));
             assert!(!arena.push_front(frame, 1));
+            assert!(arena.reframe(frame, -1, 1).is_none() && arena.reframe(frame, 1, 256).is_none());
+            assert!(arena.reframe(frame, 257, 0).is_none() && arena.reframe(frame, i32::MAX, u32::MAX).is_none());
+            assert_eq!(arena.reframe(frame, 56, 200).unwrap()[8..], [n as u8; 192]);
+            assert_eq!(arena.reframe(frame, -56, 256).unwrap().len(), 256);
             arena.bytes_mut(frame)[..64].fill(n as u8);
         }
         for (n, frame) in frames.iter().enumerate() {

@@ -1,0 +1,288 @@
+//! The hot lane: clean packets of known flows, which are nearly all.
+//!
+//! Clean is what needs no decision: Ethernet for us, IPv4 without options or IPv6 without extension headers, TCP or UDP, not a
+//! fragment, in one buffer, lengths in order, time to live left; and VXLAN over IPv4 around such a packet. It is followed if its flow is in a
+//! steady state, decided under the tables in force, and its sender is the one that the flow's direction was last
+//! [proven](super::Way) for: link filter, key, sender and generation together determine what the guards of the general lane would
+//! say. Whatever else there is to say about a packet is said there: this lane edits nothing before it is sure, refuses
+//! nothing and inserts nothing.
+//!
+//! What it does to a packet must be what the general lane does; `tests/lanes.rs` holds them together.
+//!
+//! Every header is taken once as an array of fixed size, so that its fields need no check of their own, and kept in the form in
+//! which the connection table has it.
+
+use super::{Cx, Way};
+use crate::conntrack::{ConnTable, Direction, Key, Probe, Ticks};
+use crate::io::Packet;
+use crate::model::{Ip, proto};
+use crate::nat::edit_transport;
+use crate::overlay::vxlan::OVERHEAD_V4;
+use crate::route::Departure;
+use crate::tables::{LinkFamily, LinkFilter, TunnelEnd};
+use crate::wire::{checksum, chunk, chunk_mut, ethernet, ipv4, ipv6, tcp, udp};
+
+/// A frame as this lane sees it: one cache line, written in place from batch to batch.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Arrival {
+    key: Key,
+    /// Of the key.
+    hash: u64,
+    /// Where its flow may be.
+    probe: Probe,
+    /// Length of the IP packet.
+    total: u16,
+    /// Bytes in front of the link header of this packet: those of VXLAN, or none.
+    outer: u8,
+    tos: u8,
+    tcp_flags: u8,
+    /// The node's own stack sent it.
+    from_host: bool,
+    /// Whether any of this is true.
+    clean: bool,
+}
+
+const _: () = assert!(size_of::<Arrival>() == 64);
+
+impl Arrival {
+    pub(super) const BLANK: Self =
+        Self { key: Key::BLANK, hash: 0, probe: Probe::NONE, total: 0, outer: 0, tos: 0, tcp_flags: 0, from_host: false, clean: false };
+}
+
+/// Reads a batch and asks for the memory of its flows, in stages: what one stage asks for has arrived when the next one reads it.
+///
+/// Frames that are not clean take part with what is left in their place: a prefetch of anything is harmless, a branch is not free.
+#[inline(always)]
+pub(super) fn look(cx: &mut Cx<'_>, batch: &[Packet], arrivals: &mut [Arrival]) {
+    let conns = cx.conns;
+    for (packet, arrival) in batch.iter().zip(&mut *arrivals) {
+        cx.local.counters.rx(packet.in_port, packet.frame.total_len());
+        arrival.clean = read(cx, packet, arrival).is_some();
+        conns.prefetch_buckets(arrival.hash);
+    }
+    for arrival in &mut *arrivals {
+        arrival.probe = conns.prefetch_entry(arrival.hash);
+    }
+    for arrival in arrivals {
+        conns.prefetch_second(arrival.hash, &mut arrival.probe);
+    }
+}
+
+/// Reads the headers of a clean frame.
+#[inline(always)]
+fn read(cx: &Cx<'_>, packet: &Packet, arrival: &mut Arrival) -> Option<()> {
+    let gate = cx.tables.ports.gate(packet.in_port)?;
+    let frame = cx.arena.bytes(&packet.frame);
+    arrival.from_host = gate.is_host;
+    arrival.outer = 0;
+    // What comes to our end of the overlay and is not opened here has no flow as it is.
+    if gate.is_uplink
+        && let Some(end) = cx.tables.ports.overlay()
+        && let Some(inner) = inner_frame(frame, end)
+    {
+        arrival.outer = OVERHEAD_V4 as u8;
+        return read_ip(inner, &end.link, gate.unfinished_checksums, cx.conns, arrival);
+    }
+    read_ip(frame, &gate.link, gate.unfinished_checksums, cx.conns, arrival)
+}
+
+/// The frame inside a clean overlay packet.
+#[inline(always)]
+fn inner_frame<'a>(frame: &'a [u8], end: &TunnelEnd) -> Option<&'a [u8]> {
+    /// Congestion was met on the way, or a mark that must be carried over (RFC 6040 §4.2).
+    const MARKED: u8 = 1;
+    let head: &[u8; OVERHEAD_V4] = frame.first_chunk()?;
+    let [_, _, _, _, _, _, _, _, _, _, _, _, e0, e1, ip @ ..] = head;
+    let (ip, payload): (&[u8; ipv4::LEN], _) = ip.split_first_chunk()?;
+    let [_, _, p0, p1, l0, l1, _, _, vxlan @ ..] = payload else { return None };
+    let ours = (u16::from_be_bytes([*e0, *e1]) == ethernet::IPV4)
+        & (u16::from_be_bytes([*p0, *p1]) == end.port)
+        & (ip[9] == proto::UDP)
+        & (ip[16..] == end.address)
+        & (*vxlan == end.header);
+    let total = total_if_plain(ip)?;
+    let whole = usize::from(u16::from_be_bytes([*l0, *l1])) + ipv4::LEN == usize::from(total);
+    (ours & whole & (ip[1] & MARKED == 0)).then(|| frame.get(OVERHEAD_V4..ethernet::LEN + usize::from(total)))?
+}
+
+/// Reads link, network and transport header.
+#[inline(always)]
+fn read_ip(frame: &[u8], link: &LinkFilter, unfinished_checksums: bool, conns: &ConnTable, arrival: &mut Arrival) -> Option<()> {
+    match link.family(frame.first_chunk()?)? {
+        LinkFamily::V4 => read_v4(frame, unfinished_checksums, conns, arrival),
+        LinkFamily::V6 => read_v6(frame, unfinished_checksums, conns, arrival),
+    }
+}
+
+/// The length of an IPv4 packet with an intact header that has no options and is no fragment.
+#[inline(always)]
+fn total_if_plain(ip: &[u8; ipv4::LEN]) -> Option<u16> {
+    /// Of the first eight bytes: version and header length, more fragments and offset.
+    const MASK: u64 = u64::from_le_bytes([0xff, 0, 0, 0, 0, 0, ((ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) >> 8) as u8, 0xff]);
+    let first = u64::from_le_bytes(*ip.first_chunk()?);
+    let plain = first & MASK == ipv4::VERSION_IHL as u64 && checksum::is_header_intact(ip);
+    plain.then_some(((first >> 16) as u16).swap_bytes())
+}
+
+#[inline(always)]
+fn read_v4(frame: &[u8], unfinished_checksums: bool, conns: &ConnTable, arrival: &mut Arrival) -> Option<()> {
+    let (ip, l4) = network_and_transport::<{ ipv4::LEN }, { ethernet::LEN + ipv4::LEN + tcp::LEN }>(frame)?;
+    let total = total_if_plain(ip)?;
+    let l4 = Transport::read(l4, ip[9], usize::from(total).wrapping_sub(ipv4::LEN))?;
+    let addresses = u64::from_be_bytes(*ip.last_chunk()?);
+    let fits = ethernet::LEN + usize::from(total) <= frame.len();
+    if !fits | (ip[ipv4::TTL] <= 1) || unfinished_checksums && l4.is_unfinished((addresses >> 32) + (addresses & 0xffff_ffff)) {
+        return None;
+    }
+    arrival.key.set_v4(addresses, l4.ports, ip[9]);
+    arrival.hash = conns.hash_key(&Key::v4(addresses, l4.ports, ip[9]));
+    (arrival.total, arrival.tos, arrival.tcp_flags) = (total, ip[1], l4.tcp_flags);
+    Some(())
+}
+
+#[inline(always)]
+fn read_v6(frame: &[u8], unfinished_checksums: bool, conns: &ConnTable, arrival: &mut Arrival) -> Option<()> {
+    let (ip, l4) = network_and_transport::<{ ipv6::LEN }, { ethernet::LEN + ipv6::LEN + tcp::LEN }>(frame)?;
+    let payload = u16::from_be_bytes([ip[4], ip[5]]);
+    let total = payload.checked_add(ipv6::LEN as u16)?;
+    let l4 = Transport::read(l4, ip[6], usize::from(payload))?;
+    let (src, dst) = ipv6::addresses(ip);
+    let fits = ethernet::LEN + usize::from(total) <= frame.len();
+    if !fits | (ip[0] >> 4 != 6) | (ip[ipv6::HOP_LIMIT] <= 1)
+        || unfinished_checksums && l4.is_unfinished(checksum::sum_v6(src.0) + checksum::sum_v6(dst.0))
+    {
+        return None;
+    }
+    arrival.key = Key::v6(src.0, dst.0, l4.ports, ip[6]);
+    arrival.hash = conns.hash_key(&arrival.key);
+    (arrival.total, arrival.tos, arrival.tcp_flags) = (total, ip[0] << 4 | ip[1] >> 4, l4.tcp_flags);
+    Some(())
+}
+
+/// Network header, and what is as long as a TCP header behind it: a frame with less behind an UDP header is rare enough not to be
+/// clean.
+#[inline(always)]
+fn network_and_transport<const L3: usize, const ALL: usize>(frame: &[u8]) -> Option<(&[u8; L3], &[u8; tcp::LEN])> {
+    let head: &[u8; ALL] = frame.first_chunk()?;
+    let (_, packet) = head.split_first_chunk::<{ ethernet::LEN }>()?;
+    let (ip, l4) = packet.split_first_chunk()?;
+    Some((ip, l4.first_chunk()?))
+}
+
+/// What a TCP or UDP header says.
+struct Transport {
+    /// As in a [`Key`].
+    ports: u32,
+    tcp_flags: u8,
+    /// Its checksum, and what is to be added to the sum of the addresses for that of the pseudo header.
+    checksum: u16,
+    pseudo: u64,
+}
+
+impl Transport {
+    /// At random half and half a branch on the protocol costs 7 ns, so there is none: every field is read as if it were there.
+    #[inline(always)]
+    fn read(header: &[u8; tcp::LEN], number: u8, segment_len: usize) -> Option<Self> {
+        let first = u64::from_be_bytes(*header.first_chunk()?);
+        let tcp_if = usize::from(number == proto::TCP);
+        let only_tcp = tcp_if.wrapping_neg();
+        let choose = |udp: usize, tcp: usize| udp ^ (udp ^ tcp) & only_tcp;
+        // RFC 9293 §3.1, RFC 768: the header, or header and data, lie within the packet. A TCP header has 20 bytes at least.
+        let udp_len = usize::from((first >> 16) as u16);
+        let len = choose(udp_len, usize::from(header[12] >> 4) * 4);
+        let least = udp::LEN + (tcp::LEN - udp::LEN) * tcp_if;
+        let known = (number == proto::TCP) | (number == proto::UDP);
+        // Wraps to something huge where the packet is shorter than its network header.
+        let lies_within = (len <= segment_len) & (segment_len <= usize::from(u16::MAX));
+        if !known | (len < least) | !lies_within {
+            return None;
+        }
+        let tcp_checksum = u16::from_be_bytes([header[tcp::CHECKSUM], header[tcp::CHECKSUM + 1]]);
+        Some(Self {
+            ports: ((first >> 32) as u32).rotate_left(16),
+            tcp_flags: header[13] & only_tcp as u8,
+            checksum: choose(usize::from(first as u16), usize::from(tcp_checksum)) as u16,
+            pseudo: u64::from(number) + choose(udp_len, segment_len) as u64,
+        })
+    }
+
+    /// Tells whether the sender's stack left the checksum to hardware; see [`finish_checksum`](crate::parse::finish_checksum).
+    #[inline(always)]
+    fn is_unfinished(&self, addresses: u64) -> bool {
+        self.checksum == checksum::fold(addresses + self.pseudo)
+    }
+}
+
+/// Does with a packet what was decided for its flow, and gives the exit by which it leaves; `None`, and nothing has happened, where
+/// that is not plainly known.
+#[inline(always)]
+pub(super) fn follow<'a>(cx: &mut Cx<'a>, packet: &mut Packet, arrival: &Arrival, now: Ticks) -> Option<&'a Departure> {
+    if !arrival.clean {
+        return None;
+    }
+    let tables = cx.tables;
+    let direction = cx.conns.direction(arrival.probe, &arrival.key)?;
+    let (way, generation) = direction.exit();
+    let way = Way::from_bits(way);
+    let exit = tables.routes.departure(way.exit)?;
+    let proven = match arrival.outer {
+        0 => way.from == packet.in_port.0,
+        _ => tables.routes.departure(way.from)?.vtep == outer_source(cx.arena.bytes(&packet.frame))?,
+    };
+    let known = direction.is_steady(arrival.tcp_flags) & (generation == tables.generation) & proven;
+    if !known | (arrival.total > exit.mtu) {
+        return None;
+    }
+    let len = u32::from(exit.overhead) + ethernet::LEN as u32 + u32::from(arrival.total);
+    // Bytes are changed from here on; the slices below are as long as they are asked to be.
+    let bytes = cx.arena.reframe(&mut packet.frame, i32::from(arrival.outer) - i32::from(exit.overhead), len)?;
+    write_link(bytes, exit, arrival)?;
+    let ip = bytes.get_mut(usize::from(exit.overhead) + ethernet::LEN..)?;
+    translate(ip, arrival, &direction, !(exit.to_host | arrival.from_host))?;
+    direction.count(u32::from(arrival.total), now);
+    Some(exit)
+}
+
+/// Who sent an overlay packet over IPv4.
+#[inline(always)]
+fn outer_source(frame: &[u8]) -> Option<Ip> {
+    chunk(frame, ethernet::LEN + 12).map(|source| Ip::v4(u32::from_be_bytes(*source)))
+}
+
+/// Writes what goes in front of the IP packet, but for the EtherType, which is there.
+#[inline(always)]
+fn write_link(frame: &mut [u8], exit: &Departure, arrival: &Arrival) -> Option<()> {
+    match &exit.tunnel {
+        Some(template) => template.write(frame, ethernet::LEN + usize::from(arrival.total), arrival.tos, arrival.hash),
+        None => {
+            *frame.first_chunk_mut()? = exit.link;
+            Some(())
+        }
+    }
+}
+
+/// Addresses, ports, time to live, checksums.
+#[inline(always)]
+fn translate(ip: &mut [u8], arrival: &Arrival, direction: &Direction<'_>, is_hop: bool) -> Option<()> {
+    let (l4, ports) = if arrival.key.is_v6() {
+        let header: &mut [u8; ipv6::LEN] = chunk_mut(ip, 0)?;
+        let (addresses, ports) = direction.translated_v6();
+        header[ipv6::HOP_LIMIT] -= u8::from(is_hop);
+        for (field, word) in header[8..].as_chunks_mut().0.iter_mut().zip(addresses) {
+            *field = word.to_be_bytes();
+        }
+        (ipv6::LEN, ports)
+    } else {
+        let header: &mut [u8; ipv4::LEN] = chunk_mut(ip, 0)?;
+        let (addresses, ports, l3_delta) = direction.translated_v4();
+        let field = u16::from_be_bytes([header[ipv4::CHECKSUM], header[ipv4::CHECKSUM + 1]]);
+        let hop = if is_hop { ipv4::HOP_DELTA } else { 0 };
+        let field = checksum::update(checksum::update(field, l3_delta), hop);
+        header[ipv4::TTL] -= u8::from(is_hop);
+        [header[ipv4::CHECKSUM], header[ipv4::CHECKSUM + 1]] = field.to_be_bytes();
+        *header.last_chunk_mut()? = addresses.to_be_bytes();
+        (ipv4::LEN, ports)
+    };
+    edit_transport(ip.get_mut(l4..)?, arrival.key.proto() == proto::UDP, ports, direction.l4_delta())
+}

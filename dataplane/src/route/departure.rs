@@ -1,0 +1,56 @@
+//! An exit as the hot lane uses it: what is written in front of an IP packet, ready made, in two cache lines.
+
+use super::{Exit, Tunnel};
+use crate::io::PortId;
+use crate::model::{Ip, MacAddr};
+use crate::overlay::vxlan::{Template, mtu_overhead};
+use crate::verdict::Verdict;
+
+/// One exit, 128 bytes.
+#[derive(Clone, Debug)]
+#[repr(align(128))]
+pub(crate) struct Departure {
+    /// Address of the VTEP at the far end; 0 where there is no tunnel.
+    pub(crate) vtep: Ip,
+    /// How a packet that leaves here ends.
+    pub(crate) verdict: Verdict,
+    /// Largest IP packet, bytes; 0 where the link header depends on the packet, so that none fits.
+    pub(crate) mtu: u16,
+    /// Bytes in front of the Ethernet header of the IP packet.
+    pub(crate) overhead: u8,
+    /// Leads to the node's own stack.
+    pub(crate) to_host: bool,
+    /// The port by which it leaves.
+    pub(crate) port: PortId,
+    /// Destination and source MAC, where there is no tunnel.
+    pub(crate) link: [u8; 12],
+    /// The outer headers, where there is one.
+    pub(crate) tunnel: Option<Template>,
+}
+
+const _: () = assert!(size_of::<Departure>() == 128);
+
+impl Departure {
+    /// Prepares an exit. `tunnels` are those that exits refer to, `own` is the uplink's MAC.
+    pub(super) fn new(exit: &Exit, tunnels: &[Tunnel], own: MacAddr) -> Self {
+        let plain = |verdict, port, mac: Option<MacAddr>, src: MacAddr, mtu| {
+            let mut link = [0; 12];
+            let (to, from) = link.split_at_mut(6);
+            to.copy_from_slice(&mac.unwrap_or_default().0);
+            from.copy_from_slice(&src.0);
+            let mtu = if mac.is_some() { mtu } else { 0 };
+            Self { vtep: Ip(0), verdict, mtu, overhead: 0, to_host: exit.is_host(), port, link, tunnel: None }
+        };
+        match *exit {
+            Exit::Pod { port, mac, mtu } => plain(Verdict::Forward(port), port, mac, MacAddr::GATEWAY, mtu),
+            Exit::Host { port, mac, mtu } => plain(Verdict::Host(port), port, mac, MacAddr::GATEWAY, mtu),
+            Exit::Native { port, mac, mtu } => plain(Verdict::Forward(port), port, Some(mac), own, mtu),
+            Exit::Vxlan { port, tunnel, mtu } => {
+                let Tunnel { vtep, template, .. } = &tunnels[tunnel as usize];
+                let overhead = mtu_overhead(template.is_over_v6()) as u8;
+                let (verdict, tunnel) = (Verdict::Encap(port), Some(*template));
+                Self { vtep: *vtep, verdict, mtu, overhead, to_host: false, port, link: [0; 12], tunnel }
+            }
+        }
+    }
+}
