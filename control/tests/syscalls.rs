@@ -25,8 +25,7 @@ fn count(lab: &Lab, time: Duration) -> (BTreeMap<String, u64>, f64, u64) {
     let file = lab.folder().join("calls");
     let thread = worker(lab);
     let before = batches();
-    let mut strace =
-        Command::new("strace").args(["-f", "-c", "-p", &thread, "-o"]).arg(&file).stderr(Stdio::null()).spawn().expect("strace");
+    let mut strace = Command::new("strace").args(["-c", "-p", &thread, "-o"]).arg(&file).stderr(Stdio::null()).spawn().expect("strace");
     let traced = || {
         fs::read_to_string(format!("/proc/{thread}/status")).unwrap().lines().any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
     };
