@@ -12,8 +12,7 @@ mod parse;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::de::DeserializeOwned;
 
@@ -30,8 +29,42 @@ pub const ALIAS_NODES_MAX: usize = 100_000;
 pub struct Source {
     file: Arc<str>,
     text: String,
-    /// A place whose line is known: line in the high half, byte offset in the low one. Places are mostly asked for in order.
-    known: AtomicU64,
+    /// Made when the first place is asked for.
+    index: OnceLock<Index>,
+}
+
+/// Where lines begin, and how many characters there are before each block: any place is found at once, also in a text that is
+/// one long line.
+#[derive(Debug)]
+struct Index {
+    /// Byte offset of each line's start.
+    lines: Vec<u32>,
+    /// Characters before each [`BLOCK`] of bytes.
+    characters: Vec<u32>,
+}
+
+/// Bytes between two counts of characters.
+const BLOCK: usize = 1024;
+
+/// The characters that begin in these bytes.
+fn characters(bytes: &[u8]) -> u32 {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count() as u32
+}
+
+impl Index {
+    fn new(bytes: &[u8]) -> Self {
+        let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at as u32 + 1);
+        let counted = bytes.chunks(BLOCK).scan(0, |sum, block| {
+            *sum += characters(block);
+            Some(*sum)
+        });
+        Self { lines: [0].into_iter().chain(ends).collect(), characters: [0].into_iter().chain(counted).collect() }
+    }
+
+    /// The characters that begin before the byte at `at`.
+    fn characters_before(&self, bytes: &[u8], at: usize) -> u32 {
+        self.characters[at / BLOCK] + characters(&bytes[at / BLOCK * BLOCK..at])
+    }
 }
 
 impl Source {
@@ -53,7 +86,7 @@ impl Source {
             fault(line as u32, column as u32, "is not UTF-8 text".into())
         })?;
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-        Ok(Self { file, text, known: AtomicU64::new(1 << 32) })
+        Ok(Self { file, text, index: OnceLock::new() })
     }
 
     /// The name that faults carry.
@@ -70,16 +103,11 @@ impl Source {
     pub fn position(&self, at: u32) -> (u32, u32) {
         let bytes = self.text.as_bytes();
         let at = (at as usize).min(bytes.len());
-        let known = self.known.load(Ordering::Relaxed);
-        let (mut line, mut from) = ((known >> 32) as u32, (known as u32) as usize);
-        if from > at {
-            (line, from) = (1, 0);
-        }
-        line += bytes[from..at].iter().filter(|b| **b == b'\n').count() as u32;
-        self.known.store(u64::from(line) << 32 | at as u64, Ordering::Relaxed);
-        let start = bytes[..at].iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-        let column = bytes[start..at].iter().filter(|b| **b & 0xc0 != 0x80).count() as u32;
-        (line, column + 1)
+        let index = self.index.get_or_init(|| Index::new(bytes));
+        // The first line begins at 0.
+        let line = index.lines.partition_point(|start| *start as usize <= at);
+        let start = index.lines[line - 1] as usize;
+        (line as u32, index.characters_before(bytes, at) - index.characters_before(bytes, start) + 1)
     }
 
     /// A fault at the byte at `at`.

@@ -89,6 +89,16 @@ fn positions_count_characters_of_lines() {
     assert_eq!(source.position(inner.0.at), (2, 5));
     assert_eq!(source.position(inner.1.at), (2, 8));
     assert_eq!(source.word(inner.1.at), "v");
+    // Places beyond several blocks of a text, in any order, at the very end and after it.
+    let text: String = (0..700).map(|n| if n % 9 == 0 { "ü\n" } else { "€x" }).collect();
+    let source = Source::new("t.yaml", text.clone().into_bytes()).unwrap();
+    for at in (0..=text.len()).rev().step_by(7).filter(|at| text.is_char_boundary(*at)) {
+        let before = &text[..at];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        assert_eq!(source.position(at as u32), (line as u32, column as u32), "at {at}");
+    }
+    assert_eq!(source.position(u32::MAX), source.position(text.len() as u32));
 }
 
 #[test]
