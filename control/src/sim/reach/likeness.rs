@@ -50,7 +50,7 @@ impl<'a> Likeness<'a> {
         let node = self.world.homes.get(&ip).map(|(node, _)| *node);
         let mut marks = match owner.kind {
             OwnerKind::LocalPod { subject, .. } => vec![0, owner.class.into(), owner.own_class.into(), subject.into()],
-            // Who a node is to policies is in the nodes' marks: in these tables one of them is the node itself.
+            // Who a node is to policies is in the nodes' marks.
             OwnerKind::OwnNode | OwnerKind::OtherNode(_) => vec![1],
             // Pods that are none of the gathered ones do not exist.
             OwnerKind::RemotePod { node, .. } => vec![2, node.into()],

@@ -31,7 +31,7 @@ pub use ports::{Cuts, Span, cuts, spans, traffic};
 
 use super::row::PolicySide;
 use crate::compile::compile;
-use crate::source::objects::Snapshot;
+use crate::source::objects::{Meta, Node, Snapshot};
 
 /// A new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ pub struct World {
     config: NodeConfig,
     /// Each node's tables, made when a flow first comes there: questions about a large cluster meet few of its nodes.
     nodes: Vec<OnceLock<Tables>>,
-    /// The tables of a node that had all pods: what tells addresses apart, wherever they are.
+    /// The tables of a node that had all pods and no address: what policies say, wherever a pod is.
     everywhere: Tables,
     /// The node of each pod's and each node's address, and whether it is the node itself.
     homes: HashMap<Ip, (usize, bool)>,
@@ -154,9 +154,17 @@ impl World {
         for node in snapshot.nodes.iter().filter(|node| node.addresses.iter().any(|address| theirs.contains(address))) {
             compile(snapshot, &node.meta.name, config).map_err(|error| error.to_string())?;
         }
+        // All pods on a node of no address that sorts behind all others: nodes and pods keep their numbers, also nodes that only
+        // pods mention.
+        let nowhere = "\u{10ffff}";
         let mut gathered = snapshot.clone();
-        gathered.pods.iter_mut().for_each(|pod| pod.node = Some(named.clone()));
-        let everywhere = compile(&gathered, named, config).map_err(|error| error.to_string())?;
+        gathered.pods.iter_mut().for_each(|pod| pod.node = Some(nowhere.into()));
+        let there: HashSet<&str> = snapshot.nodes.iter().map(|node| node.meta.name.as_str()).collect();
+        let mentioned = state.nodes.iter().map(|node| node.name.as_str()).filter(|name| !there.contains(name));
+        for name in mentioned.chain([nowhere]) {
+            gathered.nodes.push(Node { meta: Meta { name: name.into(), ..Meta::default() }, ..Node::default() });
+        }
+        let everywhere = compile(&gathered, nowhere, config).map_err(|error| error.to_string())?;
         let everywhere = Tables::compile(&everywhere, &Runtime::offline(&everywhere, config.clone()), 1);
         let (mut homes, mut pods) = (HashMap::new(), HashMap::new());
         for (index, endpoint) in (0..).zip(&state.endpoints).filter(|(_, endpoint)| !endpoint.host_network) {
@@ -328,7 +336,33 @@ impl World {
             OwnerKind::RemotePod { node, .. } | OwnerKind::Nobody(Some(node)) if overlay => (node, Sender::Tunnel(at as u32)),
             OwnerKind::RemotePod { node, .. } | OwnerKind::Nobody(Some(node)) | OwnerKind::OtherNode(node) => (node, Sender::Uplink),
         };
+        if let Some(judged) = self.arrival(at, next as usize, &onward) {
+            let silent = tables.runtime.config.policy.deny_action == DenyAction::Drop;
+            let verdict = if judged.is_none() {
+                "forward"
+            } else if silent {
+                "drop"
+            } else {
+                "reject"
+            };
+            outcome.ends.insert(End { verdict, reason: judged.map(DropReason::name), snat, ..so_far.clone() });
+            return;
+        }
         self.walk(next as usize, sender, &onward, so_far.backend, snat, hops - 1, outcome);
+    }
+
+    /// What the node of a pod says of a flow that another node sends it: policies alone decide, and they are the same in the tables
+    /// of all pods. `None` where there is more to look at.
+    fn arrival(&self, from: usize, to: usize, flow: &Flow) -> Option<Option<DropReason>> {
+        let everywhere = &self.everywhere;
+        let sent_there = self.homes.get(&flow.dst) == Some(&(to, false));
+        let sent_by = self.homes.get(&flow.src).is_some_and(|(node, _)| *node == from);
+        let plain = sent_there && sent_by && !everywhere.owner(flow.dst).in_services;
+        if !plain || self.serves(flow) || everywhere.services.is_cluster_ip(flow.dst) {
+            return None;
+        }
+        let (source, destination) = (everywhere.owner(flow.src), everywhere.owner(flow.dst));
+        Some(everywhere.judge_owners(destination, Direction::Ingress, source, flow.proto, flow.port, false).reason)
     }
 
     /// What policy says of both ends of a flow that takes `end`: egress of the source, ingress of the destination; `None` for what
@@ -339,7 +373,9 @@ impl World {
         let arrives_as = end.snat.filter(|_| away).map_or(flow.src, Ip::from);
         let side = |pod: Ip, direction, peer: Ip| {
             let Some((node, false)) = self.homes.get(&pod) else { return None };
-            let tables = self.node(*node);
+            // Only its own node is more to a pod than others.
+            let own = self.homes.get(&peer).is_some_and(|(other, _)| other == node);
+            let tables = if own { self.node(*node) } else { self.nodes[*node].get().unwrap_or(&self.everywhere) };
             let query = Query { pod: *self.pods.get(&pod)?, direction, peer, protocol: flow.proto, port, via_service };
             let explained: Explained = explain(&tables.state, &tables.runtime, &query);
             Some(PolicySide { direction, explained })

@@ -33,7 +33,7 @@ pub fn cuts(worlds: &[&World]) -> Cuts {
             starts.extend([u32::from(first), u32::from(last) + 1].into_iter().filter(|start| *start <= 65_535));
         }
     };
-    for tables in worlds.iter().map(|world| &world.everywhere) {
+    for tables in worlds.iter().flat_map(|world| [&world.everywhere, world.node(world.default)]) {
         for rule in tables.state.policies.iter().flat_map(|p| p.ingress.iter().flatten().chain(p.egress.iter().flatten())) {
             for item in rule.ports.iter().flatten() {
                 match item.port {
