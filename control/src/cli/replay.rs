@@ -85,7 +85,7 @@ impl Args {
 
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
         let mut flows = Flows::default();
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(node.tables().clone());
         if self.output == Form::Table && self.per != Per::Summary {
             writeln!(out, "{}", if self.per == Per::Packet { packet_header() } else { flow_header() })?;
         }
@@ -96,9 +96,7 @@ impl Args {
                 flows.add(note.number, note.time, note.wire_len.into(), fate);
             }
             if self.per == Per::Packet && self.output == Form::Json {
-                lines.json_head(&mut out, note.number, note.time)?;
-                let rest = lines.rest(fate, || json_rest(&Row::new(note.number, &namer.flow(note.time, fate))));
-                writeln!(out, "{rest}")?;
+                lines.write(&mut out, note, fate)?;
             }
             let told = self.per == Per::Packet && self.output != Form::Json;
             if told || recorder.is_some() {
@@ -172,13 +170,6 @@ fn fault(path: &Path, error: CaptureError) -> anyhow::Error {
         CaptureError::Open(_) => anyhow!("{}: {error}", path.display()),
         _ => Refused(format!("{}: {error}", path.display())).into(),
     }
-}
-
-/// The JSON of a row behind its number and time, which come first.
-fn json_rest(row: &Row) -> String {
-    let whole = serde_json::to_string(row).unwrap_or_default();
-    let start = whole.find(",\"in\":").unwrap_or(whole.len());
-    whole[start..].to_owned()
 }
 
 fn packet_header() -> String {

@@ -130,7 +130,7 @@ impl Namer {
     }
 
     /// What policy said of the side that denies, else of the side where a rule admits.
-    fn policy(&mut self, fate: &Fate) -> Option<PolicySide> {
+    pub fn policy(&mut self, fate: &Fate) -> Option<PolicySide> {
         let sides = [(Direction::Egress, fate.trail.egress), (Direction::Ingress, fate.trail.ingress)];
         let judged = || sides.into_iter().filter_map(|(direction, judgement)| Some((direction, judgement?)));
         let (direction, _) = judged().find(|(_, j)| !j.allowed).or_else(|| judged().rfind(|(_, j)| j.rule.is_some()))?;
