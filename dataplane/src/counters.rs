@@ -13,11 +13,11 @@ use crate::verdict::{DropReason, Verdict};
 pub struct PortCounters {
     /// Frames that came in.
     pub rx_packets: u64,
-    /// Their bytes.
-    pub rx_bytes: u64,
     /// Frames that were sent out.
     pub tx_packets: u64,
-    /// Their bytes.
+    /// Bytes of those that came in.
+    pub rx_bytes: u64,
+    /// Bytes of those that were sent out.
     pub tx_bytes: u64,
 }
 
@@ -54,17 +54,6 @@ pub struct Counters {
     pub batches: u64,
     /// By port.
     pub ports: Vec<PortCounters>,
-}
-
-/// What a batch adds to the verdicts without a look at each.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Tally {
-    /// All of them.
-    pub(crate) sent: u64,
-    /// Of those, encapsulated.
-    pub(crate) encap: u64,
-    /// Of those, to the node's own stack.
-    pub(crate) host: u64,
 }
 
 impl Default for Counters {
@@ -133,11 +122,11 @@ impl Counters {
         }
     }
 
-    /// Counts frames that were followed: forwarded ones, encapsulated ones and those to the node's own stack, by port already.
-    pub(crate) fn followed(&mut self, tally: Tally) {
-        self.forward += tally.sent - tally.host;
-        self.encap += tally.encap;
-        self.host += tally.host;
+    /// Counts frames that were counted by port already: forwarded plainly, encapsulated, and to the node's own stack.
+    pub(crate) fn verdicts(&mut self, plain: u64, encap: u64, host: u64) {
+        self.forward += plain + encap;
+        self.encap += encap;
+        self.host += host;
     }
 
     /// Counts a frame that had a verdict and that its port then did not take: discarded after all.

@@ -28,7 +28,7 @@ use weir_xsk::Arena;
 use crate::conntrack::{
     self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, Fragments, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple,
 };
-use crate::counters::{Counters, Tally};
+use crate::counters::Counters;
 use crate::events::{CtState, Event, Hears, Observer, Trail, is_decision};
 use crate::io::{BATCH_MAX, Packet, PortId};
 use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, OverlayMode, proto};
@@ -181,22 +181,21 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
     }
     hot::look(cx, batch, &mut arrivals[..batch.len()]);
     let now = Ticks::from_nanos(cx.now);
-    let mut tally = Tally::default();
+    let mut followed = [0; 3];
     for (index, (packet, arrival)) in batch.iter_mut().zip(&arrivals).enumerate() {
         let way = if O::HEARS == Hears::Everything { None } else { hot::follow(cx, packet, arrival, now) };
         if let Some(exit) = way {
             packet.verdict = exit.verdict;
             cx.local.counters.tx(exit.port, packet.frame.len());
-            tally.sent += 1;
-            tally.encap += u64::from(exit.tunnel.is_some());
-            tally.host += u64::from(exit.to_host);
+            followed[exit.kind as usize] += 1;
         } else {
             packet.verdict = general(cx, packet, index, observer);
             cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.total_len());
         }
     }
-    cx.local.followed += tally.sent;
-    cx.local.counters.followed(tally);
+    let [plain, encap, host] = followed;
+    cx.local.followed += plain + encap + host;
+    cx.local.counters.verdicts(plain, encap, host);
     cx.local.counters.batches += 1;
     cx.local.arrivals = arrivals;
     expire(cx, EXPIRE_MAX);
@@ -323,8 +322,6 @@ fn prove(cx: &Cx<'_>, hit: Hit, view: &FlowView, exit: ExitId, sender: Sender, i
 /// The first packet of a flow: decides everything about it, once.
 #[inline(never)]
 fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
-    // Packets of known flows leave something behind where nobody hears of them.
-    *trail = Trail::default();
     let tuple = inbound.headers.tuple;
     let kind = opening_kind(cx.arena.bytes(&packet.frame), &inbound.headers);
     let state = FlowState::opening(tuple.proto, kind);
@@ -338,12 +335,13 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
         return odd::answer_ping(cx, packet, inbound);
     }
 
-    // Service: which backend (E2.8 to E2.35).
-    let Choice { seen, masquerade, via_service, counter } = choose_backend(cx, &tuple, trail)?;
+    // Service: which backend (E2.8 to E2.35). It changes the destination alone.
+    let (source, asked) = (*tables.owner(tuple.src), *tables.owner(tuple.dst));
+    let Choice { seen, masquerade, via_service, counter } = choose_backend(cx, &tuple, &source, &asked, trail)?;
     if via_service && state.is_none() {
         return Err(Refusal::Silent(DropReason::InvalidConntrack));
     }
-    let (source, destination) = (*tables.owner(seen.src), *tables.owner(seen.dst));
+    let destination = if via_service { *tables.owner(seen.dst) } else { asked };
     if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
         // Nothing of ours: the node's own stack decides.
         let exit = tables.routes.resolve(&destination, seen.dst)?;
@@ -425,10 +423,9 @@ struct Choice {
 }
 
 /// Asks the services about a new flow.
-fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, trail: &mut Trail) -> Result<Choice, Refusal> {
+fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, source: &Owner, asked: &Owner, trail: &mut Trail) -> Result<Choice, Refusal> {
     let tables = cx.tables;
-    let in_services = tables.owner(tuple.dst).in_services;
-    let origin = tables.origin(tuple.src);
+    let (in_services, origin) = (asked.in_services, tables.origin_of(source));
     let now_secs = (cx.now / 1_000_000_000) as u32;
     let conns = cx.conns;
     let connections = |counter| conns.counted(counter).unwrap_or(0);

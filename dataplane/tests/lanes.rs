@@ -59,6 +59,8 @@ enum Twist {
     Payload(u16),
     Cut(u8),
     Padded(u8),
+    /// So long that the frame is a chain of buffers, whatever its IP header says.
+    Chain,
     Flip(u8, u8),
     OtherPort(u8),
     OtherSource,
@@ -98,6 +100,7 @@ fn any_shot() -> impl Strategy<Value = Shot> {
         1 => prop_oneof![0..40u16, 1380..1520u16].prop_map(Twist::Payload),
         1 => any::<u8>().prop_map(Twist::Cut),
         1 => any::<u8>().prop_map(Twist::Padded),
+        1 => Just(Twist::Chain),
         3 => (any::<u8>(), 1..=u8::MAX).prop_map(|(at, bits)| Twist::Flip(at, bits)),
         1 => (0u8..5).prop_map(Twist::OtherPort),
         1 => Just(Twist::OtherSource),
@@ -275,6 +278,7 @@ fn frame(node: &TestNode, shot: &Shot) -> (PortId, Vec<u8>) {
     match shot.twist {
         Twist::Cut(count) => bytes.truncate(bytes.len() - usize::from(count) % bytes.len()),
         Twist::Padded(count) => bytes.resize(bytes.len() + usize::from(count), 0xee),
+        Twist::Chain => bytes.resize(12_000, 0xee),
         Twist::Flip(at, bits) => {
             let at = usize::from(at) % bytes.len();
             bytes[at] ^= bits;

@@ -34,9 +34,6 @@ pub(super) struct Slot(pub(super) u32);
 impl Slot {
     pub(super) const NONE: Self = Self(0);
 
-    pub(super) const fn is_some(self) -> bool {
-        self.0 != 0
-    }
     pub(super) const fn new(entry: u32, dir: FlowDir) -> Self {
         Self(entry << 1 | dir as u32)
     }

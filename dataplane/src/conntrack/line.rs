@@ -68,11 +68,15 @@ const KEY: u64 = ((1 << 40) - 1) | V6;
 
 /// Which line of the slab holds a direction. Every other entry has its lines swapped: traffic that goes mostly one way would
 /// otherwise use half of the cache's sets.
-pub(super) const fn line_index(slot: Slot) -> usize {
-    (slot.0 ^ (slot.0 >> 1 & 1)) as usize
+pub(super) const fn line_index(slot: Slot) -> u32 {
+    slot.0 ^ (slot.0 >> 1 & 1)
+}
+/// Whose line it is.
+pub(super) const fn slot_of(line: u32) -> Slot {
+    Slot(line ^ (line >> 1 & 1))
 }
 /// The line of the other direction, beside it.
-pub(super) const fn partner_index(line: usize) -> usize {
+pub(super) const fn partner_index(line: u32) -> u32 {
     line ^ 1
 }
 
@@ -118,12 +122,8 @@ impl Key {
 
     /// Tells whether it is an IPv6 tuple's.
     #[inline(always)]
-    pub(crate) const fn is_v6(&self) -> bool {
+    pub(super) const fn is_v6(&self) -> bool {
         self.word4 & V6 != 0
-    }
-    #[inline(always)]
-    pub(crate) const fn proto(&self) -> u8 {
-        (self.word4 >> PROTO_SHIFT) as u8
     }
     /// Both addresses of an IPv4 tuple, as [`v4`](Self::v4) takes them; of an IPv6 one nothing of use.
     #[inline(always)]

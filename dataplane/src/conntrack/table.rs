@@ -28,7 +28,7 @@ use super::flow::*;
 use super::free::{Chain, FreeStack, Magazine};
 use super::hash::Hasher;
 use super::index::{Index, Slot};
-use super::line::{Cold, Key, Line, line_index, status};
+use super::line::{Cold, Key, Line, line_index, slot_of, status};
 use super::slab::Slab;
 use super::state::FlowState;
 use super::sync::{AtomicU32, Ordering};
@@ -124,14 +124,14 @@ const PRESSURE_BATCHES: u32 = 16;
 
 /// What a first look at the index gave; see [`ConnTable::prefetch_entry`].
 #[derive(Clone, Copy)]
-pub struct Probe(Slot);
+pub struct Probe(u32); // the number of a line, or 0
 
 impl Probe {
     /// Nothing was found.
-    pub const NONE: Self = Self(Slot::NONE);
+    pub const NONE: Self = Self(0);
     /// Tells whether the index may know the tuple, as far as was looked.
     pub const fn is_some(&self) -> bool {
-        self.0.is_some()
+        self.0 != 0
     }
 }
 
@@ -228,20 +228,20 @@ impl ConnTable {
     /// Second stage: asks for the entry's line if the first index line has the tag (92 %), else for the second index line.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) -> Probe {
-        let slot = self.index.hint_first(hash);
-        if slot.is_some() {
-            arch::prefetch(self.line(slot));
+        let line = line_index(self.index.hint_first(hash));
+        if line != 0 {
+            arch::prefetch(&self.lines[line as usize]);
         } else {
             self.index.prefetch_second(hash);
         }
-        Probe(slot)
+        Probe(line)
     }
     /// Third stage, for those without a slot after the second: asks for the entry's line if the second index line has the tag.
     #[inline]
     pub fn prefetch_second(&self, hash: u64, probe: &mut Probe) {
         if !probe.is_some() {
-            probe.0 = self.index.hint_second(hash);
-            arch::prefetch(self.line(probe.0));
+            probe.0 = line_index(self.index.hint_second(hash));
+            arch::prefetch(&self.lines[probe.0 as usize]);
         }
     }
     /// Last stage: finds the flow, at once where the probe was right.
@@ -249,10 +249,11 @@ impl ConnTable {
     pub fn lookup_probed(&self, hash: u64, probe: Probe, tuple: &Tuple) -> Option<Hit> {
         let key = Key::new(tuple);
         // Line 0 is nobody's and never live.
-        match probe.0 {
-            slot if self.line(slot).is(&key) => Some(Hit { entry: EntryId(slot.entry()), dir: slot.dir() }),
-            _ => self.find(hash, &key),
+        if self.lines[probe.0 as usize].is(&key) {
+            let slot = slot_of(probe.0);
+            return Some(Hit { entry: EntryId(slot.entry()), dir: slot.dir() });
         }
+        self.find(hash, &key)
     }
     /// Finds a flow by a tuple of either direction, for a packet alone.
     #[inline]
@@ -262,10 +263,9 @@ impl ConnTable {
     /// Last stage for who follows a flow in place: only where the probe was right.
     #[inline(always)]
     pub(crate) fn direction(&self, probe: Probe, key: &Key) -> Option<Direction<'_>> {
-        let at = line_index(probe.0);
         let lines = &*self.lines;
-        let line = &lines[at];
-        line.is(key).then(|| Direction::new(line, lines, at, probe.0.dir()))
+        let line = &lines[probe.0 as usize];
+        line.is(key).then(|| Direction::new(line, lines, probe.0))
     }
     #[inline]
     fn find(&self, hash: u64, key: &Key) -> Option<Hit> {
@@ -295,7 +295,7 @@ impl ConnTable {
 
     #[inline(always)]
     pub(super) fn line(&self, slot: Slot) -> &Line {
-        &self.lines[line_index(slot)]
+        &self.lines[line_index(slot) as usize]
     }
     #[inline(always)]
     pub(super) fn line_of(&self, entry: u32, dir: FlowDir) -> &Line {

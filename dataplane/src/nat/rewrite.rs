@@ -168,15 +168,23 @@ impl Rewrite {
 #[inline(always)]
 pub(crate) fn edit_transport(header: &mut [u8], is_udp: bool, ports: u32, delta: u16) -> Option<()> {
     *header.first_chunk_mut()? = ports.rotate_left(16).to_be_bytes();
-    let field: &mut [u8; 2] = chunk_mut(header, tcp::CHECKSUM - (tcp::CHECKSUM - udp::CHECKSUM) * usize::from(is_udp))?;
+    let at = tcp::CHECKSUM - (tcp::CHECKSUM - udp::CHECKSUM) * usize::from(is_udp);
+    let field: &mut [u8; 2] = header.get_mut(at..at + 2)?.first_chunk_mut()?;
     let old = u16::from_be_bytes(*field);
-    let mut new = checksum::update(old, delta);
-    // RFC 768: 0 says that there is none, and stays; a computed 0 is sent as all ones. Both are rare in either protocol.
-    if (new == 0) | (old == 0) && is_udp {
-        new = if old == 0 { 0 } else { 0xffff };
-    }
-    *field = new.to_be_bytes();
+    let new = checksum::update(old, delta);
+    *field = if (old == 0) | (new == 0) { zero_checksum(is_udp, old, new) } else { new }.to_be_bytes();
     Some(())
+}
+
+/// RFC 768: in UDP 0 says that there is no checksum, and stays; a computed 0 is sent as all ones.
+#[cold]
+#[inline(never)]
+fn zero_checksum(is_udp: bool, old: u16, new: u16) -> u16 {
+    match (is_udp, old) {
+        (false, _) => new,
+        (true, 0) => 0,
+        (true, _) => 0xffff,
+    }
 }
 
 #[inline]

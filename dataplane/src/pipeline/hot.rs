@@ -22,6 +22,9 @@ use crate::route::Departure;
 use crate::tables::{LinkFamily, LinkFilter, TunnelEnd};
 use crate::wire::{checksum, chunk, chunk_mut, ethernet, ipv4, ipv6, tcp, udp};
 
+/// The lower half of a word.
+const LOW: u64 = 0xffff_ffff;
+
 /// A frame as this lane sees it: one cache line, written in place from batch to batch.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -39,6 +42,8 @@ pub(super) struct Arrival {
     tcp_flags: u8,
     /// The node's own stack sent it.
     from_host: bool,
+    is_udp: bool,
+    is_v6: bool,
     /// Whether any of this is true.
     clean: bool,
 }
@@ -46,8 +51,19 @@ pub(super) struct Arrival {
 const _: () = assert!(size_of::<Arrival>() == 64);
 
 impl Arrival {
-    pub(super) const BLANK: Self =
-        Self { key: Key::BLANK, hash: 0, probe: Probe::NONE, total: 0, outer: 0, tos: 0, tcp_flags: 0, from_host: false, clean: false };
+    pub(super) const BLANK: Self = Self {
+        key: Key::BLANK,
+        hash: 0,
+        probe: Probe::NONE,
+        total: 0,
+        outer: 0,
+        tos: 0,
+        tcp_flags: 0,
+        from_host: false,
+        is_udp: false,
+        is_v6: false,
+        clean: false,
+    };
 }
 
 /// Reads a batch and asks for the memory of its flows, in stages: what one stage asks for has arrived when the next one reads it.
@@ -129,15 +145,18 @@ fn total_if_plain(ip: &[u8; ipv4::LEN]) -> Option<u16> {
 fn read_v4(frame: &[u8], unfinished_checksums: bool, conns: &ConnTable, arrival: &mut Arrival) -> Option<()> {
     let (ip, l4) = network_and_transport::<{ ipv4::LEN }, { ethernet::LEN + ipv4::LEN + tcp::LEN }>(frame)?;
     let total = total_if_plain(ip)?;
-    let l4 = Transport::read(l4, ip[9], usize::from(total).wrapping_sub(ipv4::LEN))?;
+    let segment_len = i32::from(total) - ipv4::LEN as i32;
+    let ports = ports_of(l4, ip[9], segment_len)?;
     let addresses = u64::from_be_bytes(*ip.last_chunk()?);
     let fits = ethernet::LEN + usize::from(total) <= frame.len();
-    if !fits | (ip[ipv4::TTL] <= 1) || unfinished_checksums && l4.is_unfinished((addresses >> 32) + (addresses & 0xffff_ffff)) {
+    if !fits | (ip[ipv4::TTL] <= 1) || unfinished_checksums && is_unfinished(l4, ip[9], segment_len, (addresses >> 32) + (addresses & LOW))
+    {
         return None;
     }
-    arrival.key.set_v4(addresses, l4.ports, ip[9]);
-    arrival.hash = conns.hash_key(&Key::v4(addresses, l4.ports, ip[9]));
-    (arrival.total, arrival.tos, arrival.tcp_flags) = (total, ip[1], l4.tcp_flags);
+    arrival.key.set_v4(addresses, ports, ip[9]);
+    arrival.hash = conns.hash_key(&arrival.key);
+    (arrival.total, arrival.tos, arrival.is_v6) = (total, ip[1], false);
+    (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, ip[9]), ip[9] == proto::UDP);
     Some(())
 }
 
@@ -146,17 +165,19 @@ fn read_v6(frame: &[u8], unfinished_checksums: bool, conns: &ConnTable, arrival:
     let (ip, l4) = network_and_transport::<{ ipv6::LEN }, { ethernet::LEN + ipv6::LEN + tcp::LEN }>(frame)?;
     let payload = u16::from_be_bytes([ip[4], ip[5]]);
     let total = payload.checked_add(ipv6::LEN as u16)?;
-    let l4 = Transport::read(l4, ip[6], usize::from(payload))?;
+    let segment_len = i32::from(payload);
+    let ports = ports_of(l4, ip[6], segment_len)?;
     let (src, dst) = ipv6::addresses(ip);
     let fits = ethernet::LEN + usize::from(total) <= frame.len();
     if !fits | (ip[0] >> 4 != 6) | (ip[ipv6::HOP_LIMIT] <= 1)
-        || unfinished_checksums && l4.is_unfinished(checksum::sum_v6(src.0) + checksum::sum_v6(dst.0))
+        || unfinished_checksums && is_unfinished(l4, ip[6], segment_len, checksum::sum_v6(src.0) + checksum::sum_v6(dst.0))
     {
         return None;
     }
-    arrival.key = Key::v6(src.0, dst.0, l4.ports, ip[6]);
+    arrival.key = Key::v6(src.0, dst.0, ports, ip[6]);
     arrival.hash = conns.hash_key(&arrival.key);
-    (arrival.total, arrival.tos, arrival.tcp_flags) = (total, ip[0] << 4 | ip[1] >> 4, l4.tcp_flags);
+    (arrival.total, arrival.tos, arrival.is_v6) = (total, ip[0] << 4 | ip[1] >> 4, true);
+    (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, ip[6]), ip[6] == proto::UDP);
     Some(())
 }
 
@@ -170,48 +191,42 @@ fn network_and_transport<const L3: usize, const ALL: usize>(frame: &[u8]) -> Opt
     Some((ip, l4.first_chunk()?))
 }
 
-/// What a TCP or UDP header says.
-struct Transport {
-    /// As in a [`Key`].
-    ports: u32,
-    tcp_flags: u8,
-    /// Its checksum, and what is to be added to the sum of the addresses for that of the pseudo header.
-    checksum: u16,
-    pseudo: u64,
+/// All ones for TCP, else 0. At random half and half a branch on the protocol costs 7 ns, so there is none: every field is read as
+/// if it were there.
+#[inline(always)]
+fn only_tcp(number: u8) -> u32 {
+    u32::from(number == proto::TCP).wrapping_neg()
 }
 
-impl Transport {
-    /// At random half and half a branch on the protocol costs 7 ns, so there is none: every field is read as if it were there.
-    #[inline(always)]
-    fn read(header: &[u8; tcp::LEN], number: u8, segment_len: usize) -> Option<Self> {
-        let first = u64::from_be_bytes(*header.first_chunk()?);
-        let tcp_if = usize::from(number == proto::TCP);
-        let only_tcp = tcp_if.wrapping_neg();
-        let choose = |udp: usize, tcp: usize| udp ^ (udp ^ tcp) & only_tcp;
-        // RFC 9293 §3.1, RFC 768: the header, or header and data, lie within the packet. A TCP header has 20 bytes at least.
-        let udp_len = usize::from((first >> 16) as u16);
-        let len = choose(udp_len, usize::from(header[12] >> 4) * 4);
-        let least = udp::LEN + (tcp::LEN - udp::LEN) * tcp_if;
-        let known = (number == proto::TCP) | (number == proto::UDP);
-        // Wraps to something huge where the packet is shorter than its network header.
-        let lies_within = (len <= segment_len) & (segment_len <= usize::from(u16::MAX));
-        if !known | (len < least) | !lies_within {
-            return None;
-        }
-        let tcp_checksum = u16::from_be_bytes([header[tcp::CHECKSUM], header[tcp::CHECKSUM + 1]]);
-        Some(Self {
-            ports: ((first >> 32) as u32).rotate_left(16),
-            tcp_flags: header[13] & only_tcp as u8,
-            checksum: choose(usize::from(first as u16), usize::from(tcp_checksum)) as u16,
-            pseudo: u64::from(number) + choose(udp_len, segment_len) as u64,
-        })
+/// Ports as a [`Key`] has them, if this is a TCP or UDP header that does not contradict the segment's length.
+#[inline(always)]
+fn ports_of(header: &[u8; tcp::LEN], number: u8, segment_len: i32) -> Option<u32> {
+    let first = u64::from_be_bytes(*header.first_chunk()?);
+    // RFC 9293 §3.1, RFC 768: the header, or header and data, lie within the packet. A TCP header has 20 bytes at least.
+    let (udp_len, tcp_len) = (u32::from((first >> 16) as u16), u32::from(header[12] >> 4) * 4);
+    let len = udp_len ^ (udp_len ^ tcp_len) & only_tcp(number);
+    let least = udp::LEN as u32 + (tcp::LEN - udp::LEN) as u32 * u32::from(number == proto::TCP);
+    let known = (number == proto::TCP) | (number == proto::UDP);
+    if !known | (len < least) | (len as i32 > segment_len) {
+        return None;
     }
+    Some(((first >> 32) as u32).rotate_left(16))
+}
 
-    /// Tells whether the sender's stack left the checksum to hardware; see [`finish_checksum`](crate::parse::finish_checksum).
-    #[inline(always)]
-    fn is_unfinished(&self, addresses: u64) -> bool {
-        self.checksum == checksum::fold(addresses + self.pseudo)
-    }
+#[inline(always)]
+fn tcp_flags(header: &[u8; tcp::LEN], number: u8) -> u8 {
+    header[13] & only_tcp(number) as u8
+}
+
+/// Tells whether the sender's stack left the checksum to hardware; see [`finish_checksum`](crate::parse::finish_checksum).
+/// `addresses` is their sum.
+#[inline(always)]
+fn is_unfinished(header: &[u8; tcp::LEN], number: u8, segment_len: i32, addresses: u64) -> bool {
+    let field = |at: usize| u32::from(u16::from_be_bytes([header[at], header[at + 1]]));
+    let choose = |udp: u32, tcp: u32| udp ^ (udp ^ tcp) & only_tcp(number);
+    let len = choose(field(4), segment_len as u32);
+    let found = choose(field(udp::CHECKSUM), field(tcp::CHECKSUM));
+    found == u32::from(checksum::fold(addresses + u64::from(number) + u64::from(len)))
 }
 
 /// Does with a packet what was decided for its flow, and gives the exit by which it leaves; `None`, and nothing has happened, where
@@ -236,7 +251,7 @@ pub(super) fn follow<'a>(cx: &mut Cx<'a>, packet: &mut Packet, arrival: &Arrival
     }
     let len = u32::from(exit.overhead) + ethernet::LEN as u32 + u32::from(arrival.total);
     // Bytes are changed from here on; the slices below are as long as they are asked to be.
-    let bytes = cx.arena.reframe(&mut packet.frame, i32::from(arrival.outer) - i32::from(exit.overhead), len)?;
+    let bytes = cx.arena.reframe(&mut packet.frame, u32::from(arrival.outer), u32::from(exit.overhead), len)?;
     write_link(bytes, exit, arrival)?;
     let ip = bytes.get_mut(usize::from(exit.overhead) + ethernet::LEN..)?;
     translate(ip, arrival, &direction, !(exit.to_host | arrival.from_host))?;
@@ -265,7 +280,7 @@ fn write_link(frame: &mut [u8], exit: &Departure, arrival: &Arrival) -> Option<(
 /// Addresses, ports, time to live, checksums.
 #[inline(always)]
 fn translate(ip: &mut [u8], arrival: &Arrival, direction: &Direction<'_>, is_hop: bool) -> Option<()> {
-    let (l4, ports) = if arrival.key.is_v6() {
+    let (l4, ports) = if arrival.is_v6 {
         let header: &mut [u8; ipv6::LEN] = chunk_mut(ip, 0)?;
         let (addresses, ports) = direction.translated_v6();
         header[ipv6::HOP_LIMIT] -= u8::from(is_hop);
@@ -284,5 +299,5 @@ fn translate(ip: &mut [u8], arrival: &Arrival, direction: &Direction<'_>, is_hop
         *header.last_chunk_mut()? = addresses.to_be_bytes();
         (ipv4::LEN, ports)
     };
-    edit_transport(ip.get_mut(l4..)?, arrival.key.proto() == proto::UDP, ports, direction.l4_delta())
+    edit_transport(ip.get_mut(l4..)?, arrival.is_udp, ports, direction.l4_delta())
 }

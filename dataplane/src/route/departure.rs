@@ -6,6 +6,14 @@ use crate::model::{Ip, MacAddr};
 use crate::overlay::vxlan::{Template, mtu_overhead};
 use crate::verdict::Verdict;
 
+/// What packets that leave by an exit are counted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Forward,
+    Encap,
+    Host,
+}
+
 /// One exit, 128 bytes.
 #[derive(Clone, Debug)]
 #[repr(align(128))]
@@ -20,6 +28,8 @@ pub(crate) struct Departure {
     pub(crate) overhead: u8,
     /// Leads to the node's own stack.
     pub(crate) to_host: bool,
+    /// What its packets are counted as.
+    pub(crate) kind: Kind,
     /// The port by which it leaves.
     pub(crate) port: PortId,
     /// Destination and source MAC, where there is no tunnel.
@@ -39,7 +49,8 @@ impl Departure {
             to.copy_from_slice(&mac.unwrap_or_default().0);
             from.copy_from_slice(&src.0);
             let mtu = if mac.is_some() { mtu } else { 0 };
-            Self { vtep: Ip(0), verdict, mtu, overhead: 0, to_host: exit.is_host(), port, link, tunnel: None }
+            let kind = if exit.is_host() { Kind::Host } else { Kind::Forward };
+            Self { vtep: Ip(0), verdict, mtu, overhead: 0, to_host: exit.is_host(), kind, port, link, tunnel: None }
         };
         match *exit {
             Exit::Pod { port, mac, mtu } => plain(Verdict::Forward(port), port, mac, MacAddr::GATEWAY, mtu),
@@ -49,7 +60,7 @@ impl Departure {
                 let Tunnel { vtep, template, .. } = &tunnels[tunnel as usize];
                 let overhead = mtu_overhead(template.is_over_v6()) as u8;
                 let (verdict, tunnel) = (Verdict::Encap(port), Some(*template));
-                Self { vtep: *vtep, verdict, mtu, overhead, to_host: false, port, link: [0; 12], tunnel }
+                Self { vtep: *vtep, verdict, mtu, overhead, to_host: false, kind: Kind::Encap, port, link: [0; 12], tunnel }
             }
         }
     }

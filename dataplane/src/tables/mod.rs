@@ -114,7 +114,11 @@ impl Tables {
 
     /// How services see the source of a flow (E2.17 to E2.21).
     pub fn origin(&self, source: Ip) -> Origin {
-        let owner = self.owner(source);
+        self.origin_of(self.owner(source))
+    }
+
+    /// The same for a source whose owner is known.
+    pub fn origin_of(&self, owner: &Owner) -> Origin {
         match owner.kind {
             OwnerKind::OwnNode => Origin::Node { detector: self.state.cluster.pod_cidrs.is_some() },
             _ if self.state.cluster.pod_cidrs.is_none() => Origin::Unknown,

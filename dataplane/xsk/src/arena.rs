@@ -204,16 +204,17 @@ impl Arena {
         }
         fits
     }
-    /// Moves the packet's start by `by` bytes, forwards where positive, and makes it `len` bytes long: what taking off headers
-    /// and padding and putting on others come to. Gives its bytes, of which new ones are arbitrary; `None` where the slot is too
-    /// short or the packet has further buffers, and then nothing has changed.
+    /// Takes `off` bytes from the front of the packet, puts `on` bytes there and makes all of it `len` bytes long: other headers, and
+    /// no padding. Gives its bytes, of which new ones are arbitrary; `None` where the slot is too short or the packet has further
+    /// buffers, and then nothing has changed.
     #[inline]
-    pub fn reframe<'a>(&'a self, frame: &'a mut Frame, by: i32, len: u32) -> Option<&'a mut [u8]> {
-        let start = frame.start.checked_add_signed(by)?;
-        if frame.is_chain() || u64::from(start) + u64::from(len) > u64::from(self.slot_bytes) {
+    pub fn reframe<'a>(&'a self, frame: &'a mut Frame, off: u32, on: u32, len: u32) -> Option<&'a mut [u8]> {
+        let start = (u64::from(frame.start) + u64::from(off)).checked_sub(u64::from(on))?;
+        if frame.is_chain() || start + u64::from(len) > u64::from(self.slot_bytes) {
             return None;
         }
-        (frame.start, frame.len) = (start, len);
+        // Not more than `slot_bytes`.
+        (frame.start, frame.len) = (start as u32, len);
         Some(self.bytes_mut(frame))
     }
     /// Sets the length of the whole packet; new bytes at the end are arbitrary. What it had in further buffers is no part of
@@ -327,10 +328,10 @@ mod tests {
             assert!(!arena.set_len(frame, 193));
             assert!(arena.push_front(frame, 64));
             assert!(!arena.push_front(frame, 1));
-            assert!(arena.reframe(frame, -1, 1).is_none() && arena.reframe(frame, 1, 256).is_none());
-            assert!(arena.reframe(frame, 257, 0).is_none() && arena.reframe(frame, i32::MAX, u32::MAX).is_none());
-            assert_eq!(arena.reframe(frame, 56, 200).unwrap()[8..], [n as u8; 192]);
-            assert_eq!(arena.reframe(frame, -56, 256).unwrap().len(), 256);
+            assert!(arena.reframe(frame, 0, 1, 1).is_none() && arena.reframe(frame, 1, 0, 256).is_none());
+            assert!(arena.reframe(frame, 257, 0, 0).is_none() && arena.reframe(frame, u32::MAX, 0, u32::MAX).is_none());
+            assert_eq!(arena.reframe(frame, 57, 1, 200).unwrap()[8..], [n as u8; 192]);
+            assert_eq!(arena.reframe(frame, 0, 56, 256).unwrap().len(), 256);
             arena.bytes_mut(frame)[..64].fill(n as u8);
         }
         for (n, frame) in frames.iter().enumerate() {
