@@ -12,7 +12,7 @@
 //! are in [`Cx`]. Every frame ends in exactly one verdict, which is counted.
 //!
 //! There are two lanes. The general one is this file: it takes one packet after the other and can do everything. The hot one (`hot`)
-//! does for clean packets of known flows what the general one would do, at a third of the cost. [`process`] lets it look at the
+//! does for clean packets of known flows what the general one would do, for about half the instructions. [`process`] lets it look at the
 //! whole batch in stages, so that the memory of one packet arrives while others are worked on, and then takes the packets in
 //! order: those that the hot lane cannot follow, it leaves untouched to the general one. Where somebody wants to hear of every
 //! packet, all take the general lane.
