@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 
 import measure
 import report
@@ -14,6 +15,14 @@ import rows as table
 import shell
 
 FAULTS = (shell.Failed, RuntimeError, ValueError, KeyError, OSError, subprocess.SubprocessError)
+
+# Seconds that a round may take beside those that it measures; one that hangs must not take the others with it.
+PATIENCE = 25
+
+
+def too_long(*_):
+    where = "".join(traceback.format_stack(limit=4)[:-1])
+    raise shell.Failed(f"a round did not end in time\n{where}")
 
 
 def arguments():
@@ -63,6 +72,7 @@ def run_rounds(row, peers, given):
                 continue
             others = measure.calm()
             peer.enter()
+            signal.alarm(int(max(given.secs, row.secs_min)) + PATIENCE)
             try:
                 figures = row.run(peer, given.secs)
                 samples.setdefault(name, []).append({**figures, "others_cores": others})
@@ -70,6 +80,7 @@ def run_rounds(row, peers, given):
                 failed[name] = str(error)
                 print(f"peers: {row.name} by {name}: {error}", file=sys.stderr, flush=True)
             finally:
+                signal.alarm(0)
                 peer.leave()
     print(f"{time.monotonic() - start:5.1f} s: {row.name}", file=sys.stderr, flush=True)
     return samples, failed
@@ -95,6 +106,7 @@ def main():
         "taken": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "secs": given.secs,
     }
+    signal.signal(signal.SIGALRM, too_long)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("peers: ended before its time"))
     entries, peers, missing = [], {}, {}
     shell.begin()
