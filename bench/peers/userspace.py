@@ -46,6 +46,8 @@ class Weir(Peer):
     def touch(self):
         """Has the daemon write to its tables once: they are memory that nobody has used, and a node's have been used for days."""
         self.exec("client", FLOOD, "send", "--mac", self.next_hop(SERVER), "--to", SERVER, "--port", "1", "--ports", "1000", "--flows", "0", "--secs", "2")
+        # What is on the way still is for nobody and would count as faulty.
+        time.sleep(1)
 
     def down(self):
         run(WEIR, "lab", "down", "--name", self.lab, check=False)
