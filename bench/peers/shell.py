@@ -88,7 +88,8 @@ def clean(tag=TAG):
         saved = f"/run/{tag}/{os.path.basename(path)}"
         if os.path.exists(saved):
             write(path, read(saved))
-    shutil.rmtree(f"/run/{tag}", ignore_errors=True)
+    for folder in (f"/run/{tag}", f"/run/dpdk/{tag}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def widen_conntrack():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import time
 
@@ -89,7 +88,6 @@ class Spinning(Kernel):
         self.enter()
         for process in reversed(self.processes):
             end(process)
-        shutil.rmtree(f"/run/dpdk/{TAG}", ignore_errors=True)
         super().down()
 
 
