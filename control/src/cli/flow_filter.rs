@@ -251,3 +251,56 @@ fn tcp_flags(text: &str) -> Result<u8, String> {
         Ok(bits | bit)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        filter: FilterArgs,
+    }
+
+    fn read(arguments: &[&str]) -> Result<Vec<Term>, String> {
+        let line = Line::try_parse_from(["x"].iter().chain(arguments));
+        line.map(|line| line.filter.0.0).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn values_of_one_flag_are_alternatives_and_not_turns_the_next_filter_around() {
+        let terms = read(&["--port", "80", "--not", "--protocol", "udp", "--port", "8000-9000", "--from-pod", "shop/web,api"]).unwrap();
+        let name = |namespace: &str, name: &str| PodName { namespace: namespace.into(), name: name.into() };
+        let term = |not, test| Term { not, test };
+        assert_eq!(
+            terms,
+            [
+                term(false, Test::Port(End::Either, vec![(80, 80), (8000, 9000)])),
+                term(true, Test::Protocol(vec![proto::UDP])),
+                term(false, Test::Pod(End::From, vec![name("shop", "web"), name("default", "api")])),
+            ]
+        );
+    }
+
+    #[test]
+    fn labels_keep_their_commas_and_reasons_have_names_and_numbers() {
+        let terms = read(&["--to-label", "app=web,tier", "--drop-reason-desc", "policy_denied,196"]).unwrap();
+        assert_eq!(terms[0].test, Test::Label(End::To, vec![Labels::parse("app=web,tier")]));
+        assert_eq!(terms[1].test, Test::Reason(vec![DropReason::PolicyDenied, DropReason::TtlExceeded]));
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        for (arguments, words) in [
+            (&["--verdict", "MAYBE"][..], "no verdict"),
+            (&["--ip", "10.0.0"], "neither an address nor a CIDR"),
+            (&["--port", "http"], "no port"),
+            (&["--ip", "10.0.0.1", "--not"], "in front of no filter"),
+            (&["--drop-reason-desc", "BAD_LUCK"], "no drop reason"),
+        ] {
+            let said = read(arguments).unwrap_err();
+            assert!(said.contains(words), "{arguments:?}: {said}");
+        }
+    }
+}

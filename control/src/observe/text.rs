@@ -174,3 +174,108 @@ fn drop_text(reason: DropReason) -> &'static str {
         _ => reason.name(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_dataplane::conntrack::{FlowDir, Tuple};
+    use weir_dataplane::events::CtState;
+    use weir_dataplane::flows::{End, Filter, Labels, Outcome, PacketHead, PodName, Term, Test};
+    use weir_dataplane::model::{Ip, MacAddr, proto};
+
+    const STYLE: Style = Style { zone: TimeZone::UTC, numeric: false, node: false, policies: false };
+
+    fn party(name: &str, identity: u32) -> Party {
+        let pod = PodName { namespace: "shop".into(), name: name.into() };
+        Party { identity, labels: vec![format!("k8s:app={name}")], pod: Some(pod) }
+    }
+
+    /// The first packet of `shop/a` to the service of `shop/b`.
+    fn flow() -> Flow {
+        let ip = |last: u32| Ip::v4(0x0af4_0100 | last);
+        let tuple = Tuple { src: ip(5), dst: Ip::v4(0x0a60_000a), sport: 1234, dport: 80, proto: proto::TCP };
+        let packet = PacketHead {
+            tuple,
+            src_mac: MacAddr::default(),
+            dst_mac: MacAddr::default(),
+            len: 60,
+            tcp_flags: weir_dataplane::wire::tcp::SYN,
+            icmp_type: 0,
+            icmp_code: 0,
+            later_fragment: false,
+        };
+        Flow {
+            time: 1_795_187_045_000_000_000,
+            node: "node-a".into(),
+            generation: 1,
+            outcome: Outcome::Forward,
+            reason: None,
+            in_port: "shop/a".into(),
+            out_port: Some("shop/b".into()),
+            state: CtState::New,
+            packet: Some(packet),
+            after: Some(Tuple { dst: ip(6), dport: 8080, ..tuple }),
+            source: Some(party("a", 257)),
+            destination: Some(party("b", 258)),
+            service: None,
+            backend: Some("10.244.1.6:8080".parse().unwrap()),
+            policy: None,
+            encap: None,
+            decap: None,
+            mtu: None,
+        }
+    }
+
+    #[test]
+    fn lines_are_those_of_hubble_observe() {
+        let line = |flow: &Flow| Columns::new(flow, &STYLE).compact();
+        let mut flow = flow();
+        assert_eq!(line(&flow), "Nov 20 15:04:05.000: shop/a:1234 (ID:257) -> shop/b:8080 (ID:258) to-endpoint FORWARDED (TCP Flags: SYN)");
+        (flow.reason, flow.outcome, flow.out_port) = (Some(DropReason::PolicyDenied), Outcome::Drop, None);
+        assert_eq!(line(&flow), "Nov 20 15:04:05.000: shop/a:1234 (ID:257) -> shop/b:8080 (ID:258) Policy denied DROPPED (TCP Flags: SYN)");
+        let numeric = Style { numeric: true, node: true, ..STYLE };
+        let line = Columns::new(&flow, &numeric).compact();
+        assert!(line.contains(" [node-a]: 10.244.1.5:1234 (ID:257) -> 10.244.1.6:8080 (ID:258) "), "{line}");
+    }
+
+    #[test]
+    fn replies_stand_behind_the_arrow_and_the_world_has_no_name() {
+        let mut flow = flow();
+        let packet = flow.packet.as_mut().unwrap();
+        packet.tuple = flow.after.unwrap().inverse();
+        flow.after = Some(Tuple { src: Ip::v4(0x0a60_000a), sport: 80, ..packet.tuple });
+        (flow.state, flow.source) = (CtState::Established(FlowDir::Reply), flow.destination.take());
+        flow.destination = Some(Party { identity: 2, labels: vec!["reserved:world".into()], pod: None });
+        let line = Columns::new(&flow, &STYLE).compact();
+        assert!(line.contains(": 10.244.1.5:1234 (world) <- shop/b:8080 (ID:258) to-endpoint"), "{line}");
+    }
+
+    #[test]
+    fn filters_look_at_names_labels_and_both_sides_of_a_translation() {
+        let flow = flow();
+        let names = |text: &str| vec![PodName { namespace: "shop".into(), name: text.into() }];
+        for (not, test, wanted) in [
+            (false, Test::Pod(End::From, names("a")), true),
+            (false, Test::Pod(End::To, names("a")), false),
+            (false, Test::Pod(End::Either, names("b")), true),
+            (true, Test::Pod(End::Either, names("b")), false),
+            (false, Test::Namespace(End::To, vec!["shop".into()]), true),
+            (false, Test::Label(End::From, vec![Labels::parse("app=a")]), true),
+            (false, Test::Label(End::From, vec![Labels::parse("k8s:app")]), true),
+            (false, Test::Label(End::From, vec![Labels::parse("app=a,tier=x")]), false),
+            (false, Test::Ip(End::To, vec!["10.96.0.10/32".parse().unwrap()]), true),
+            (false, Test::Ip(End::To, vec!["10.244.1.6/32".parse().unwrap()]), true),
+            (false, Test::Ip(End::From, vec!["10.244.1.6/32".parse().unwrap()]), false),
+            (false, Test::Port(End::To, vec![(8080, 8080)]), true),
+            (false, Test::Port(End::From, vec![(80, 80)]), false),
+            (false, Test::Verdict(vec![Verdict::Dropped]), false),
+            (false, Test::Type(vec![EventType::Trace]), true),
+            (false, Test::Type(vec![EventType::ToOverlay]), false),
+            (false, Test::TcpFlags(vec![weir_dataplane::wire::tcp::SYN]), true),
+            (false, Test::Protocol(vec![proto::UDP]), false),
+        ] {
+            let filter = Filter(vec![Term { not, test }]);
+            assert_eq!(filter.wants(&flow), wanted, "{filter:?}");
+        }
+    }
+}

@@ -245,3 +245,106 @@ impl Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{CtState, Trail};
+    use crate::flows::{Writer, ring};
+    use crate::io::PortId;
+    use crate::model::{Node, NodeConfig, NodeState};
+    use crate::runtime::Runtime;
+    use crate::verdict::{DropReason, Verdict};
+
+    fn tables(generation: u32) -> Arc<Tables> {
+        let state = NodeState { nodes: vec![Node { name: "n".into(), ..Node::default() }], ..NodeState::default() };
+        Arc::new(Tables::compile(&state, &Runtime::offline(&state, NodeConfig::offline("n")), generation))
+    }
+
+    fn hub(capacity: usize) -> (Hub, Writer, Arc<AtomicBool>) {
+        let (writer, reader) = ring(capacity);
+        let everything = Arc::new(AtomicBool::new(false));
+        (Hub::new(vec![reader], Instant::now(), everything.clone(), tables(1)), writer, everything)
+    }
+
+    fn write(writer: &mut Writer, generation: u32, time: u64, verdict: Verdict, state: CtState) {
+        let trail = Trail { state, ..Trail::default() };
+        writer.write(Record { time, generation, fate: Fate { in_port: PortId(0), decap: None, headers: None, verdict, trail } });
+    }
+
+    const DROP: Verdict = Verdict::Drop(DropReason::PolicyDenied);
+    const KNOWN: CtState = CtState::Established(crate::conntrack::FlowDir::Original);
+
+    fn reasons(flows: &[Arc<Flow>]) -> Vec<Option<DropReason>> {
+        flows.iter().map(|flow| flow.reason).collect()
+    }
+
+    #[test]
+    fn decisions_are_kept_in_order_of_time_and_packets_of_known_flows_are_not() {
+        let (hub, mut writer, _) = hub(64);
+        write(&mut writer, 1, 5, Verdict::Drop(DropReason::Multicast), CtState::Untracked);
+        write(&mut writer, 1, 3, DROP, CtState::New);
+        write(&mut writer, 1, 4, Verdict::Forward(PortId(1)), KNOWN);
+        let ask = |first, last| reasons(&hub.ask(&Query { first, last, ..Query::default() }).0);
+        assert_eq!(ask(None, None), [Some(DropReason::PolicyDenied), Some(DropReason::Multicast)]);
+        assert_eq!(ask(Some(1), None), [Some(DropReason::PolicyDenied)]);
+        assert_eq!(ask(None, Some(1)), [Some(DropReason::Multicast)]);
+    }
+
+    #[test]
+    fn only_the_latest_decisions_are_kept() {
+        let (hub, mut writer, _) = hub(2 * RECENT_MAX);
+        (0..RECENT_MAX as u64 + 10).for_each(|n| write(&mut writer, 1, n, DROP, CtState::New));
+        let kept = hub.ask(&Query::default()).0;
+        assert_eq!(kept.len(), RECENT_MAX);
+        assert_eq!(kept[RECENT_MAX - 1].time - kept[0].time, RECENT_MAX as u64 - 1);
+    }
+
+    #[test]
+    fn what_was_decided_by_older_tables_keeps_their_names_when_they_go() {
+        let (hub, mut writer, _) = hub(64);
+        write(&mut writer, 1, 1, DROP, CtState::New);
+        hub.expect(tables(2));
+        write(&mut writer, 2, 2, DROP, CtState::New);
+        hub.settle(2);
+        hub.turn(&mut hub.lock());
+        assert_eq!(hub.lock().namers.keys().copied().collect::<Vec<_>>(), [2]);
+        let generations: Vec<u32> = hub.ask(&Query::default()).0.iter().map(|flow| flow.generation).collect();
+        assert_eq!(generations, [1, 2]);
+    }
+
+    #[test]
+    fn workers_note_every_packet_only_while_somebody_follows_who_wants_it() {
+        let (hub, mut writer, everything) = hub(64);
+        let follow = |filter| hub.ask(&Query { filter, follow: true, ..Query::default() }).1.unwrap();
+        let dropped = crate::flows::Test::Verdict(vec![crate::flows::Verdict::Dropped]);
+        let modest = follow(Filter(vec![crate::flows::Term { not: false, test: dropped }]));
+        assert!(!everything.load(Ordering::Relaxed));
+        let curious = follow(Filter::default());
+        assert!(everything.load(Ordering::Relaxed));
+        write(&mut writer, 1, 1, Verdict::Forward(PortId(1)), KNOWN);
+        hub.turn(&mut hub.lock());
+        assert_eq!((curious.events.len(), curious.take_lost()), (1, 0));
+        drop(curious);
+        write(&mut writer, 1, 2, DROP, CtState::New);
+        hub.turn(&mut hub.lock());
+        assert!(!everything.load(Ordering::Relaxed));
+        assert_eq!((hub.lock().followers.len(), modest.events.len()), (1, 2));
+    }
+
+    #[test]
+    fn a_follower_who_does_not_read_loses_events_and_each_is_counted() {
+        const WRITTEN: usize = 3 * WAITING_MAX;
+        let (hub, mut writer, _) = hub(1000);
+        let following = hub.ask(&Query { follow: true, ..Query::default() }).1.unwrap();
+        for part in 0..WRITTEN / 1500 {
+            (0..1500).for_each(|n| write(&mut writer, 1, (part * 1500 + n) as u64, DROP, CtState::New));
+            hub.turn(&mut hub.lock());
+        }
+        let (got, lost) = (following.events.try_iter().count(), following.take_lost());
+        assert_eq!(got, WAITING_MAX);
+        assert_eq!(got as u64 + lost, (WRITTEN / 1500 * 1500) as u64);
+        assert_eq!(hub.lost(), [(WRITTEN / 1500 * 500) as u64], "those that found no room in the ring");
+        assert_eq!(following.take_lost(), 0);
+    }
+}
