@@ -169,7 +169,7 @@ fn down_removes_all_of_its_own_lab_and_nothing_else() {
     assert!(sleeper.try_wait().unwrap().is_none());
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
-    assert!(Netns::list(&format!("weir-{}-", two.0)).unwrap().is_empty());
+    assert!(Netns::list(&format!("weir-{}-", two.0)).unwrap().is_empty() && !two.0.run_dir().exists());
     assert_eq!(links(), before, "the machine's own interfaces are as they were");
 }
 

@@ -81,6 +81,8 @@ struct Record {
 
 /// The file of a [`Record`] in the lab's folder.
 const RECORD: &str = "lab.json";
+/// The file by which one `weir lab` at a time has a lab.
+const LOCK: &str = "lock";
 
 /// One namespace of a lab.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,7 +115,7 @@ impl Lab {
     fn open(name: &LabName) -> anyhow::Result<Self> {
         let dir = name.run_dir();
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}; run it as root", dir.display()))?;
-        let lock = File::create(dir.join("lock")).with_context(|| format!("cannot write in {}; run it as root", dir.display()))?;
+        let lock = File::create(dir.join(LOCK)).with_context(|| format!("cannot write in {}; run it as root", dir.display()))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).context("cannot lock the lab")?;
         let record = fs::read(dir.join(RECORD)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Ok(Self { name: name.clone(), daemon: Daemon::new(dir.clone()), dir, record, _lock: lock })
@@ -289,9 +291,10 @@ fn start(lab: &mut Lab, plan: &LabPlan, config: &NodeConfig, binary: &Path, new_
 /// # Errors
 /// Says what could not be removed.
 pub fn down(name: &LabName) -> anyhow::Result<Vec<(i32, String)>> {
-    // A folder without our record is somebody else's, perhaps of a daemon that is no lab's. Namespaces by our names are what a
-    // crash left before there was a record.
-    let lab = if name.run_dir().join(RECORD).exists() { Some(Lab::open(name)?) } else { None };
+    // A folder with neither record nor lock is no lab's, perhaps of a daemon that somebody started by hand. A lab whose record was
+    // lost still has its lock, and a daemon to be ended.
+    let ours = [RECORD, LOCK].iter().any(|file| name.run_dir().join(file).exists());
+    let lab = if ours { Some(Lab::open(name)?) } else { None };
     if let Some(lab) = &lab {
         lab.daemon.stop()?;
     }
