@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lab_support::{Lab, exec_ok};
 use serde_json::Value;
+use weir_dataplane::admin::protocol::Client;
 
 fn lab() -> &'static Lab {
     Lab::shared("e2e")
@@ -73,6 +74,23 @@ fn lists_are_filtered_and_sorted() {
     assert!(names[1..].iter().all(|name| ["near", "far"].contains(name)) && names[1..].is_sorted(), "{services}");
     assert_eq!(json(&["policies", "--pod", "t/guarded"])[0]["name"], "guard");
     assert_eq!(json(&["policies", "--pod", "t/client"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn connections_can_be_asked_for_by_their_last_packet() {
+    fetch("t/client", "http://10.96.0.20");
+    std::thread::sleep(Duration::from_millis(500));
+    // Others run meanwhile: those that ended stay silent.
+    let ended = |active_within: Option<Duration>| {
+        let mut client = Client::connect(&lab().socket(), Duration::from_secs(5)).unwrap();
+        let mut count = 0;
+        client
+            .connections(active_within, |c| count += u32::from(c.original.dport == 80 && c.state.as_deref() == Some("TIME_WAIT")))
+            .unwrap();
+        count
+    };
+    assert!(ended(None) > 0);
+    assert!(ended(Some(Duration::from_millis(100))) < ended(None));
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Args {
         // A large table is written while it is read, and never held.
         let mut out = BufWriter::new(io::stdout().lock());
         let (mut kept, mut written) = (Vec::new(), Ok(()));
-        client.connections(|connection| {
+        client.connections(None, |connection| {
             if written.is_err() || !self.filter.wants(&connection, &names) {
                 return;
             }

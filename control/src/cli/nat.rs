@@ -53,7 +53,7 @@ impl Args {
         let (_, state) = client.state()?;
         let names = Names::new(&state);
         let mut kept = Vec::new();
-        client.connections(|connection| {
+        client.connections(None, |connection| {
             if is_translated(&connection) && self.filter.wants(&connection, &names) {
                 kept.push(connection);
             }

@@ -59,8 +59,12 @@ pub enum Request {
     },
     /// The state in force. Answered by [`Response::State`].
     State,
-    /// All connections. Answered by one or more [`Response::Connections`].
-    Connections,
+    /// Connections. Answered by one or more [`Response::Connections`].
+    Connections {
+        /// Only those with a packet in so many milliseconds past.
+        #[serde(default)]
+        active_within_ms: Option<u32>,
+    },
     /// What became of packets. Answered by one or more [`Response::Flows`].
     Flows {
         /// Which ones.
@@ -484,12 +488,13 @@ impl Client {
         }
     }
 
-    /// Asks for all connections and hands them to `each` as they come.
+    /// Asks for all connections, or those with a packet in this time past, and hands them to `each` as they come.
     ///
     /// # Errors
     /// As [`call`](Self::call); then some may have been handed over.
-    pub fn connections(&mut self, mut each: impl FnMut(Connection)) -> Result<(), ClientError> {
-        self.stream(&Request::Connections, |response| match response {
+    pub fn connections(&mut self, active_within: Option<Duration>, mut each: impl FnMut(Connection)) -> Result<(), ClientError> {
+        let active_within_ms = active_within.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        self.stream(&Request::Connections { active_within_ms }, |response| match response {
             Response::Connections { connections, last } => {
                 connections.into_iter().for_each(&mut each);
                 Some(if last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })

@@ -127,10 +127,10 @@ fn converse(mut stream: UnixStream, daemon: &Weak<Daemon>) -> io::Result<()> {
     while let Some(request) = understand(&mut stream)? {
         let Some(daemon) = daemon.upgrade() else { return Ok(()) };
         match request {
-            Request::Connections => {
+            Request::Connections { active_within_ms } => {
                 let (table, now) = (daemon.connections.clone(), daemon.now());
                 drop(daemon);
-                connections(&mut stream, &table, now)?;
+                connections(&mut stream, &table, now, active_within_ms.unwrap_or(u32::MAX))?;
             }
             Request::Flows { query } => {
                 let hub = daemon.flows.clone();
@@ -194,7 +194,7 @@ fn answer(daemon: &Daemon, request: Request) -> Response {
             Response::Done
         }
         // Answered in several messages by the caller.
-        Request::Connections => Response::Connections { connections: Vec::new(), last: true },
+        Request::Connections { .. } => Response::Connections { connections: Vec::new(), last: true },
         Request::Capture { .. } => Response::Captured { interfaces: Vec::new(), packets: Vec::new(), lost: 0 },
         Request::Flows { .. } => Response::Flows { flows: Vec::new(), lost: 0, last: true },
     }
@@ -224,14 +224,18 @@ fn flows(stream: &mut UnixStream, hub: &Hub, query: &Query) -> io::Result<()> {
     }
 }
 
-fn connections(stream: &mut UnixStream, table: &ConnTable, now: Ticks) -> io::Result<()> {
+fn connections(stream: &mut UnixStream, table: &ConnTable, now: Ticks, active_within_ms: u32) -> io::Result<()> {
     let Some(mut reader) = table.reader() else {
         return send(stream, &Response::Error { message: "too many dumps of the connection table at a time".into() });
     };
     let mut next = Some(0);
     while let Some(from) = next {
         let mut found = Vec::new();
-        next = table.dump(&mut reader, from, CONNECTIONS_PER_MESSAGE as u32, now, |flow| found.push(connection(flow, now)));
+        next = table.dump(&mut reader, from, CONNECTIONS_PER_MESSAGE as u32, now, |flow| {
+            if now.since(flow.details.last_seen) <= active_within_ms {
+                found.push(connection(flow, now));
+            }
+        });
         if !found.is_empty() || next.is_none() {
             send(stream, &Response::Connections { connections: found, last: next.is_none() })?;
         }

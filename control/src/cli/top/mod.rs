@@ -17,6 +17,10 @@ use super::Answer;
 use super::common::{DaemonArgs, parse_duration};
 use super::connections::Names;
 
+/// A connection without a packet in so many intervals is not looked at. More than one, so that the figures of one that is now
+/// and then silent are known from before.
+const ACTIVE_INTERVALS: u32 = 4;
+
 /// Arguments of `weir top`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Keys: q quit, tab or 1 to 4 pane, s sort by the next column, r reverse, / filter, p pause, up and down scroll.")]
@@ -37,7 +41,13 @@ impl Args {
         if !self.once && !on_terminal {
             bail!("weir top draws on a terminal, and this is none\n  try: weir top --once");
         }
-        let mut source = Source { client: self.daemon.connect()?, started: Instant::now(), state: NodeState::default(), generation: None };
+        let mut source = Source {
+            client: self.daemon.connect()?,
+            started: Instant::now(),
+            state: NodeState::default(),
+            generation: None,
+            active: self.interval * ACTIVE_INTERVALS,
+        };
         let first = source.read()?;
         if self.once {
             std::thread::sleep(self.interval);
@@ -81,6 +91,8 @@ struct Source {
     /// What names come from, of this generation.
     state: NodeState,
     generation: Option<u32>,
+    /// Connections without a packet in this time are not asked for.
+    active: Duration,
 }
 
 impl Source {
@@ -91,7 +103,7 @@ impl Source {
             (self.state, self.generation) = (state, Some(generation));
         }
         let mut connections = Vec::new();
-        self.client.connections(|connection| connections.push(connection))?;
+        self.client.connections(Some(self.active), |connection| connections.push(connection))?;
         Ok(Reading { at: self.started.elapsed(), status, runtime: self.client.runtime(false)?, connections })
     }
 }
