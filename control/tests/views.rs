@@ -103,7 +103,7 @@ fn the_stages_of_a_worker_add_up_and_can_be_cleared() {
         let stage = stages.iter().find(|stage| stage["stage"] == name).unwrap_or_else(|| panic!("no stage {name} in {worker}"));
         stage[field].as_f64().unwrap()
     };
-    for name in ["receive", "transmit"] {
+    for name in ["receive", "parse", "lookup", "apply", "expire", "transmit"] {
         assert!(of(name, "vectors") >= 40.0 && of(name, "clocks") > 0.0, "{worker}");
         assert!(of(name, "calls") <= of(name, "vectors"), "{worker}");
     }

@@ -202,8 +202,14 @@ impl Counters {
 pub enum Stage {
     /// Fetching a batch from the ports.
     Receive,
-    /// All that the pipeline does with it.
-    Process,
+    /// Reading its headers; the guards.
+    Parse,
+    /// Finding its flows in the connection table.
+    Lookup,
+    /// Doing what was decided for each packet; deciding, for a flow's first one.
+    Apply,
+    /// Ending flows whose time is over, and other upkeep.
+    Expire,
     /// Handing it to the ports, and their system calls.
     Transmit,
     /// What the daemon asked of the worker between two batches.
@@ -214,7 +220,8 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in order.
-    pub const ALL: [Self; 5] = [Self::Receive, Self::Process, Self::Transmit, Self::Control, Self::Idle];
+    pub const ALL: [Self; 8] =
+        [Self::Receive, Self::Parse, Self::Lookup, Self::Apply, Self::Expire, Self::Transmit, Self::Control, Self::Idle];
 }
 
 /// What one stage took.

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::conntrack::{FlowDir, Tuple};
+use crate::counters::Stage;
 use crate::io::PortId;
 use crate::model::{NodeIndex, ServiceIndex};
 use crate::parse::Headers;
@@ -116,6 +117,9 @@ pub trait Observer {
     const HEARS: Hears = Hears::Everything;
     /// Takes one packet's event.
     fn packet(&mut self, event: &Event<'_>);
+    /// Is told that `packets` packets have gone through a part of the pipeline: once per batch, for who measures.
+    #[inline]
+    fn stage(&mut self, _stage: Stage, _packets: usize) {}
 }
 
 /// Nobody listens.

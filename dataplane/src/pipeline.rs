@@ -28,7 +28,7 @@ use weir_xsk::Arena;
 use crate::conntrack::{
     self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, Fragments, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple,
 };
-use crate::counters::Counters;
+use crate::counters::{Counters, Stage};
 use crate::events::{CtState, Event, Hears, Observer, Trail, is_decision};
 use crate::io::{BATCH_MAX, Packet, PortId};
 use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, OverlayMode, proto};
@@ -179,7 +179,7 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
     if arrivals.len() < batch.len() {
         arrivals.resize(batch.len(), hot::Arrival::BLANK);
     }
-    hot::look(cx, batch, &mut arrivals[..batch.len()]);
+    hot::look(cx, batch, &mut arrivals[..batch.len()], observer);
     let now = Ticks::from_nanos(cx.now);
     let mut followed = [0; 3];
     for (index, (packet, arrival)) in batch.iter_mut().zip(&arrivals).enumerate() {
@@ -193,6 +193,7 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
             cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.total_len());
         }
     }
+    observer.stage(Stage::Apply, batch.len());
     let [plain, encap, host] = followed;
     cx.local.followed += plain + encap + host;
     cx.local.counters.verdicts(plain, encap, host);
@@ -200,6 +201,7 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
     cx.local.arrivals = arrivals;
     expire(cx, EXPIRE_MAX);
     cx.conns.quiescent(&mut cx.local.conns);
+    observer.stage(Stage::Expire, batch.len());
 }
 
 /// The general lane: takes a packet from arrival to verdict and tells who listens.

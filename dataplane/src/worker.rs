@@ -28,7 +28,7 @@ use crate::service::Affinity;
 use crate::tables::Tables;
 use crate::tap::{Tap, Taps};
 use crate::verdict::Verdict;
-use stopwatch::Stopwatch;
+use stopwatch::{Stopwatch, Timed};
 
 /// How long an adaptive worker looks at its rings after the last frame before it sleeps. A wake-up across cores costs about
 /// 20 µs, so looking on for a little longer than that pays.
@@ -362,19 +362,20 @@ impl Worker {
             now,
         };
         let (ring, generation) = (&mut self.notes, self.tables.generation);
-        let everything = self.everything.load(Ordering::Relaxed);
+        let (stopwatch, everything) = (&mut self.stopwatch, self.everything.load(Ordering::Relaxed));
         if captured {
-            let mut observer = self.taps.observer(Watch::<true> { ring, generation, now }, everything);
-            pipeline::process(&mut cx, batch, &mut observer);
+            let observer = self.taps.observer(Watch::<true> { ring, generation, now }, everything);
+            pipeline::process(&mut cx, batch, &mut Timed { observer, stopwatch });
         } else if everything {
-            pipeline::process(&mut cx, batch, &mut Watch::<true> { ring, generation, now });
+            let observer = Watch::<true> { ring, generation, now };
+            pipeline::process(&mut cx, batch, &mut Timed { observer, stopwatch });
         } else {
-            pipeline::process(&mut cx, batch, &mut Watch::<false> { ring, generation, now });
+            let observer = Watch::<false> { ring, generation, now };
+            pipeline::process(&mut cx, batch, &mut Timed { observer, stopwatch });
         }
         if captured {
             self.taps.after(batch, self.io.arena(), &self.tables, now);
         }
-        self.stopwatch.lap(Stage::Process, batch.len());
         if let Some(destination) = self.local.unresolved.take() {
             let _ = self.mailbox.unresolved.force_push(destination);
         }

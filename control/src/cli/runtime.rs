@@ -211,7 +211,7 @@ mod tests {
         let stage = |stage, vectors, clocks| StageRuntime { stage, counters: StageCounters { calls, vectors, clocks } };
         let stages = vec![
             stage(Stage::Receive, calls * 32, calls * 1_600),
-            stage(Stage::Process, calls * 32, calls * 3_200),
+            stage(Stage::Apply, calls * 32, calls * 3_200),
             stage(Stage::Idle, 0, calls * 4_800),
         ];
         Runtime { secs, workers: vec![WorkerRuntime { core: 1, rx: calls * 32, tx: calls * 31, drop: calls, stages }] }
@@ -224,7 +224,7 @@ mod tests {
             "Worker on core 1: 2.0 s, 50.0 % busy, 150.0 clocks/packet\n  vector rates in 1600, out 1550, drop 50 a second\n\
              STAGE     CALLS   VECTORS   VECTORS/CALL   CLOCKS/PACKET   TIME\n\
              receive   100     3200      32.0           50.0            16.7%\n\
-             process   100     3200      32.0           100.0           33.3%\n\
+             apply     100     3200      32.0           100.0           33.3%\n\
              idle      100     0         -              -               50.0%\n\n"
         );
         // 960,000 clocks in 2 s: 2083 ns each.

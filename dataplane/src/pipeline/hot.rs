@@ -14,6 +14,8 @@
 
 use super::{Cx, Way};
 use crate::conntrack::{ConnTable, Direction, Key, Probe, Ticks};
+use crate::counters::Stage;
+use crate::events::Observer;
 use crate::io::Packet;
 use crate::model::{Ip, proto};
 use crate::nat::edit_transport;
@@ -70,19 +72,21 @@ impl Arrival {
 ///
 /// Frames that are not clean take part with what is left in their place: a prefetch of anything is harmless, a branch is not free.
 #[inline(always)]
-pub(super) fn look(cx: &mut Cx<'_>, batch: &[Packet], arrivals: &mut [Arrival]) {
+pub(super) fn look<O: Observer>(cx: &mut Cx<'_>, batch: &[Packet], arrivals: &mut [Arrival], observer: &mut O) {
     let conns = cx.conns;
     for (packet, arrival) in batch.iter().zip(&mut *arrivals) {
         cx.local.counters.rx(packet.in_port, packet.frame.total_len());
         arrival.clean = read(cx, packet, arrival).is_some();
         conns.prefetch_buckets(arrival.hash);
     }
+    observer.stage(Stage::Parse, batch.len());
     for arrival in &mut *arrivals {
         arrival.probe = conns.prefetch_entry(arrival.hash);
     }
     for arrival in arrivals {
         conns.prefetch_second(arrival.hash, &mut arrival.probe);
     }
+    observer.stage(Stage::Lookup, batch.len());
 }
 
 /// Reads the headers of a clean frame.

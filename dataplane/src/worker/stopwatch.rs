@@ -4,6 +4,7 @@
 //! stages add up to the time that went by. Costs a reading, some 20 clocks, per stage and batch.
 
 use crate::counters::{Stage, Stages};
+use crate::events::{Event, Hears, Observer};
 
 /// Counts the ticks of one worker by stage.
 pub(super) struct Stopwatch {
@@ -34,6 +35,27 @@ impl Stopwatch {
     }
 }
 
+/// An observer whose pipeline is measured.
+pub(super) struct Timed<'a, O> {
+    /// Who hears of packets.
+    pub(super) observer: O,
+    /// What measures.
+    pub(super) stopwatch: &'a mut Stopwatch,
+}
+
+impl<O: Observer> Observer for Timed<'_, O> {
+    const HEARS: Hears = O::HEARS;
+
+    #[inline]
+    fn packet(&mut self, event: &Event<'_>) {
+        self.observer.packet(event);
+    }
+    #[inline]
+    fn stage(&mut self, stage: Stage, packets: usize) {
+        self.stopwatch.lap(stage, packets);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,16 +64,16 @@ mod tests {
     fn the_stages_add_up_to_the_time_that_went_by() {
         let (clock, mock) = quanta::Clock::mock();
         let mut stopwatch = Stopwatch { last: clock.raw(), clock, stages: Stages::default() };
-        for (ticks, stage, vectors) in [(30, Stage::Receive, 32), (700, Stage::Process, 32), (9, Stage::Idle, 0), (31, Stage::Receive, 1)] {
+        for (ticks, stage, vectors) in [(30, Stage::Receive, 32), (700, Stage::Apply, 32), (9, Stage::Idle, 0), (31, Stage::Receive, 1)] {
             mock.increment(ticks);
             stopwatch.lap(stage, vectors);
         }
         let stages = stopwatch.stages();
         let receive = stages.of(Stage::Receive);
         assert_eq!((receive.calls, receive.vectors, receive.clocks), (2, 33, 61));
-        assert_eq!(Stage::ALL.map(|stage| stages.of(stage).clocks), [61, 700, 0, 0, 9]);
+        assert_eq!(Stage::ALL.map(|stage| stages.of(stage).clocks), [61, 0, 0, 700, 0, 0, 0, 9]);
         let mut later = stages;
         later.count(Stage::Idle, 0, 5);
-        assert_eq!(Stage::ALL.map(|stage| later.since(&stages).of(stage).clocks), [0, 0, 0, 0, 5]);
+        assert_eq!(Stage::ALL.map(|stage| later.since(&stages).of(stage).clocks), [0, 0, 0, 0, 0, 0, 0, 5]);
     }
 }
