@@ -231,19 +231,23 @@ pub struct StageCounters {
     pub calls: u64,
     /// Packets that it had in hand.
     pub vectors: u64,
-    /// Ticks of the time stamp counter.
+    /// Ticks of the time stamp counter, over the batches that were measured; of [`Stage::Control`] and [`Stage::Idle`] all.
     pub clocks: u64,
 }
 
 /// What each stage took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stages([StageCounters; Stage::ALL.len()]);
+pub struct Stages {
+    stages: [StageCounters; Stage::ALL.len()],
+    /// Ticks of all batches, measured or not.
+    pub busy: u64,
+}
 
 impl Stages {
     /// Counts one pass of a stage.
     #[inline]
     pub fn count(&mut self, stage: Stage, vectors: usize, clocks: u64) {
-        let counters = &mut self.0[stage as usize];
+        let counters = &mut self.stages[stage as usize];
         counters.calls += 1;
         counters.vectors += vectors as u64;
         counters.clocks += clocks;
@@ -251,13 +255,14 @@ impl Stages {
 
     /// What a stage took.
     pub fn of(&self, stage: Stage) -> StageCounters {
-        self.0[stage as usize]
+        self.stages[stage as usize]
     }
 
     /// What was counted since `earlier`, an older copy.
     pub fn since(&self, earlier: &Self) -> Self {
         let mut difference = *self;
-        for (now, before) in difference.0.iter_mut().zip(&earlier.0) {
+        difference.busy -= earlier.busy;
+        for (now, before) in difference.stages.iter_mut().zip(&earlier.stages) {
             now.calls -= before.calls;
             now.vectors -= before.vectors;
             now.clocks -= before.clocks;

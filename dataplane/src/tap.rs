@@ -119,10 +119,13 @@ impl Tap {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        let bytes = arena.bytes(&packet.frame);
-        slot.len = bytes.len().min(slot.bytes.len());
-        let len = slot.len;
-        slot.bytes[..len].copy_from_slice(&bytes[..len]);
+        slot.len = 0;
+        for bytes in arena.buffers(&packet.frame) {
+            let len = bytes.len().min(slot.bytes.len() - slot.len);
+            let end = slot.len + len;
+            slot.bytes[end - len..end].copy_from_slice(&bytes[..len]);
+            slot.len = end;
+        }
         (slot.time, slot.packet, slot.port, slot.direction) = (time, number, port, direction);
         slot.wire_len = packet.frame.total_len() as u32;
         slot.fate = None;

@@ -315,6 +315,7 @@ impl Worker {
             if !self.commands() {
                 return;
             }
+            self.stopwatch.begin();
             let looked = Instant::now();
             if let Err(error) = self.io.rx(&mut batch) {
                 tracing::error!(%error, "the ports of a worker are broken");
@@ -333,10 +334,12 @@ impl Worker {
             }
             if got > 0 {
                 self.stopwatch.lap(Stage::Transmit, got);
+                self.stopwatch.end(got < BATCH_GOOD);
             }
             if got < BATCH_GOOD {
+                self.stopwatch.settle();
                 self.rest(looked, last_frame);
-                self.stopwatch.lap(Stage::Idle, 0);
+                self.stopwatch.other(Stage::Idle);
             }
         }
     }
@@ -431,6 +434,7 @@ impl Worker {
     /// Does what the mailbox says. `false` = end.
     fn commands(&mut self) -> bool {
         while let Some(command) = self.mailbox.commands.pop() {
+            self.stopwatch.settle();
             // An answer that nobody waits for any more is no fault.
             match command {
                 Command::Publish(tables) => {
@@ -464,7 +468,7 @@ impl Worker {
                 }
                 Command::Stop => return false,
             }
-            self.stopwatch.lap(Stage::Control, 0);
+            self.stopwatch.other(Stage::Control);
         }
         true
     }

@@ -81,6 +81,7 @@ pub(super) fn since(now: &Runtime, before: &Runtime) -> Runtime {
             rx: worker.rx.saturating_sub(old.rx),
             tx: worker.tx.saturating_sub(old.tx),
             drop: worker.drop.saturating_sub(old.drop),
+            busy: worker.busy.saturating_sub(old.busy),
             stages: worker.stages.iter().zip(&old.stages).map(stage).collect(),
         }
     });
@@ -133,20 +134,26 @@ fn report(runtime: &Runtime) -> Report {
 }
 
 pub(super) fn worker_report(worker: &WorkerRuntime, secs: f64) -> WorkerReport {
-    let clocks =
-        |idle: bool| -> f64 { worker.stages.iter().filter(|s| idle == (s.stage == Stage::Idle)).map(|s| s.counters.clocks as f64).sum() };
-    let (busy, idle) = (clocks(false), clocks(true));
-    let all = busy + idle;
+    let is_batch = |stage| !matches!(stage, Stage::Control | Stage::Idle);
+    let sum =
+        |of_batches| -> f64 { worker.stages.iter().filter(|s| is_batch(s.stage) == of_batches).map(|s| s.counters.clocks as f64).sum() };
+    let idle: f64 = worker.stages.iter().filter(|s| s.stage == Stage::Idle).map(|s| s.counters.clocks as f64).sum();
+    let batches = worker.busy as f64;
+    let all = batches + sum(false);
+    let busy = all - idle;
+    // Of the batches a part was measured, which stands for all.
+    let weight = ratio(batches, sum(true)).unwrap_or_default();
     let rate = |packets: u64| ratio(packets as f64, secs).unwrap_or_default();
     let stages = worker.stages.iter().map(|stage| {
         let StageCounters { calls, vectors, clocks } = stage.counters;
-        let clocks_per_packet = ratio(clocks as f64, vectors as f64);
+        let clocks = clocks as f64 * if is_batch(stage.stage) { weight } else { 1.0 };
+        let clocks_per_packet = ratio(clocks, vectors as f64);
         StageReport {
-            runtime: *stage,
+            runtime: StageRuntime { stage: stage.stage, counters: StageCounters { calls, vectors, clocks: clocks as u64 } },
             vectors_per_call: ratio(vectors as f64, calls as f64).filter(|per_call| *per_call > 0.0),
             clocks_per_packet,
             nanos_per_packet: clocks_per_packet.and_then(|clocks| ratio(clocks * secs * 1e9, all)),
-            share: ratio(clocks as f64, all).unwrap_or_default(),
+            share: ratio(clocks, all).unwrap_or_default(),
         }
     });
     let stages: Vec<StageReport> = stages.collect();
@@ -210,11 +217,12 @@ mod tests {
     fn runtime(secs: f64, calls: u64) -> Runtime {
         let stage = |stage, vectors, clocks| StageRuntime { stage, counters: StageCounters { calls, vectors, clocks } };
         let stages = vec![
-            stage(Stage::Receive, calls * 32, calls * 1_600),
-            stage(Stage::Apply, calls * 32, calls * 3_200),
+            stage(Stage::Receive, calls * 32, calls * 800),
+            stage(Stage::Apply, calls * 32, calls * 1_600),
             stage(Stage::Idle, 0, calls * 4_800),
         ];
-        Runtime { secs, workers: vec![WorkerRuntime { core: 1, rx: calls * 32, tx: calls * 31, drop: calls, stages }] }
+        // One batch in two was measured.
+        Runtime { secs, workers: vec![WorkerRuntime { core: 1, rx: calls * 32, tx: calls * 31, drop: calls, busy: calls * 4_800, stages }] }
     }
 
     #[test]

@@ -339,7 +339,9 @@ pub struct WorkerRuntime {
     pub tx: u64,
     /// Packets discarded.
     pub drop: u64,
-    /// Every stage, in the order in which a batch meets them; their clocks add up to the time.
+    /// Clocks of all batches. Those of their stages are of a part of them: under load one in some is measured.
+    pub busy: u64,
+    /// Every stage, in the order in which a batch meets them.
     pub stages: Vec<StageRuntime>,
 }
 

@@ -53,6 +53,7 @@ impl Daemon {
                 rx: counted.rx - before.rx,
                 tx: counted.tx - before.tx,
                 drop: counted.drop - before.drop,
+                busy: stages.busy,
                 stages: Stage::ALL.map(|stage| StageRuntime { stage, counters: stages.of(stage) }).into(),
             }
         });

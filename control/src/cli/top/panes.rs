@@ -267,8 +267,10 @@ pub(super) fn readings() -> [Reading; 2] {
             connections: ConnectionCounts { used: 1, max: 1_048_576 },
             ..Status::default()
         };
-        let runtime =
-            Runtime { secs: secs as f64, workers: vec![WorkerRuntime { core: 1, rx: packets, tx: packets - secs, drop: secs, stages }] };
+        let runtime = Runtime {
+            secs: secs as f64,
+            workers: vec![WorkerRuntime { core: 1, rx: packets, tx: packets - secs, drop: secs, busy: packets * 400, stages }],
+        };
         Reading { at: Duration::from_secs(secs), status, runtime, connections: vec![connection] }
     };
     [reading(1), reading(2)]
