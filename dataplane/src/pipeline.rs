@@ -39,6 +39,7 @@ use crate::route::{Exit, ExitId};
 use crate::service::{Affinity, Selection};
 use crate::tables::{Owner, OwnerKind, Tables};
 use crate::verdict::{DropReason, Verdict};
+use crate::wire::{icmp, icmpv6};
 use exits::{emit, fits};
 use refusal::{Limiter, Refusal};
 
@@ -326,7 +327,7 @@ fn prove(cx: &Cx<'_>, hit: Hit, view: &FlowView, exit: ExitId, sender: Sender, i
 fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
     let tuple = inbound.headers.tuple;
     let kind = opening_kind(cx.arena.bytes(&packet.frame), &inbound.headers);
-    let state = FlowState::opening(tuple.proto, kind);
+    let state = FlowState::opening(tuple.proto, kind).filter(|_| !is_icmp_without_question(&inbound.headers));
     trail.state = if state.is_some() { CtState::New } else { CtState::Invalid };
     let tables = cx.tables;
 
@@ -344,6 +345,9 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
         return Err(Refusal::Silent(DropReason::InvalidConntrack));
     }
     let destination = if via_service { *tables.owner(seen.dst) } else { asked };
+    if via_service && inbound.sender == Sender::Uplink && is_behind_overlay(tables, &source.kind) {
+        return Err(Refusal::Silent(DropReason::InvalidSourceIp));
+    }
     if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
         // Nothing of ours: the node's own stack decides.
         let exit = tables.routes.resolve(&destination, seen.dst)?;
@@ -376,12 +380,6 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
     let back = tables.routes.resolve(&source, seen.src).ok();
     let way = tables.routes.exit(exit);
     fits(cx, inbound, way, trail)?;
-    let Some(state) = state else {
-        // E2.44, `conntrack.invalid: forward`: as it is, and nothing is remembered.
-        trail.after = Some(seen);
-        return edit_and_emit(cx, packet, inbound, &Rewrite::default(), seen.dst, way, trail);
-    };
-
     // Masquerade: pods towards the outside, and services where E2.27 says so.
     let outside = !destination.in_cluster && destination.kind != OwnerKind::OwnNode;
     let leaves = match inbound.sender {
@@ -390,6 +388,15 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
         Sender::Host => outside && via_service,
         Sender::Uplink | Sender::Tunnel(_) => false,
     };
+    let Some(state) = state else {
+        // E2.44, `conntrack.invalid: forward`: as it is, and nothing is remembered; so what must be translated cannot go.
+        if leaves {
+            return Err(Refusal::Silent(DropReason::InvalidConntrack));
+        }
+        trail.after = Some(seen);
+        return edit_and_emit(cx, packet, inbound, &Rewrite::default(), seen.dst, way, trail);
+    };
+
     let is_node_itself = source.kind == OwnerKind::OwnNode && destination.in_cluster;
     let to = if leaves || masquerade && !is_node_itself { translate_source(cx, &seen)? } else { seen };
 
@@ -472,6 +479,10 @@ fn obey(cx: &Cx<'_>, judged: Judgement, tuple: &Tuple) -> Result<(), Refusal> {
 
 /// Finds the tuple with which a masqueraded flow leaves.
 fn translate_source(cx: &mut Cx<'_>, seen: &Tuple) -> Result<Tuple, Refusal> {
+    // Their checksums cover the addresses, and we know neither (RFC 3828 §3.1, RFC 4340 §9.1).
+    if matches!(seen.proto, proto::UDP_LITE | proto::DCCP) {
+        return Err(Refusal::Silent(DropReason::UnknownL4));
+    }
     let no_mapping = Refusal::Silent(DropReason::NoMappingForMasquerade);
     let address = cx.tables.own_address(seen.is_v4()).ok_or(no_mapping)?;
     free_source(cx, seen, address).ok_or(no_mapping)
@@ -644,6 +655,20 @@ fn is_to_overlay(tables: &Tables, tuple: &Tuple, destination: &OwnerKind) -> boo
     let overlay = &tables.runtime.config.overlay;
     (tuple.proto, tuple.dport, overlay.mode) == (proto::UDP, overlay.port, OverlayMode::Vxlan)
         && matches!(destination, OwnerKind::OwnNode | OwnerKind::OtherNode(_))
+}
+
+/// Pods of other nodes: where there is an overlay, their packets come by it.
+fn is_behind_overlay(tables: &Tables, owner: &OwnerKind) -> bool {
+    tables.runtime.config.overlay.mode == OverlayMode::Vxlan && matches!(owner, OwnerKind::RemotePod { .. } | OwnerKind::Nobody(Some(_)))
+}
+
+/// An ICMP message that is no question, such as an echo reply of which nobody knows: it opens no flow (E2.44).
+fn is_icmp_without_question(headers: &Headers) -> bool {
+    match headers.tuple.proto {
+        proto::ICMP => !icmp::is_query(headers.icmp_type),
+        proto::ICMPV6 => !icmpv6::is_query(headers.icmp_type),
+        _ => false,
+    }
 }
 
 /// This node is no router between others: what the network sends must be for it, its pods or its services.

@@ -6,14 +6,15 @@ use crate::io::Packet;
 use crate::model::{Ip, MacAddr};
 use crate::nat::decrement_ttl;
 use crate::overlay::vxlan;
-use crate::parse::{HeaderFlags, Headers};
+use crate::parse::Headers;
 use crate::route::Exit;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet;
 
 /// Checks, before anything is edited, that a packet may take this exit: time to live, and length after encapsulation.
 ///
-/// An IPv4 packet that may be fragmented is dropped too: pods' interfaces have the right MTU, so their stacks fragment themselves.
+/// We fragment nothing. The sender of an IPv4 packet that might be fragmented is told of the MTU too, and fragments the next one
+/// itself: pods' interfaces have the right MTU, so this is for others.
 #[inline(always)]
 pub(super) fn fits(cx: &Cx<'_>, inbound: &Inbound, way: Exit, trail: &mut Trail) -> Result<(), Refusal> {
     let headers = &inbound.headers;
@@ -31,10 +32,7 @@ fn misfit(cx: &Cx<'_>, headers: &Headers, used_up: bool, mtu: u16, trail: &mut T
         return Refusal::ttl_exceeded(cx.tables, headers);
     }
     trail.mtu = Some(mtu);
-    match headers.has(HeaderFlags::DF) {
-        true => Refusal::too_big(cx.tables, headers, mtu),
-        false => Refusal::Silent(DropReason::FragmentationNotSupported),
-    }
+    Refusal::too_big(cx.tables, headers, mtu)
 }
 
 /// Between the node's own stack and the network we are no router of our own.

@@ -6,7 +6,7 @@ use crate::conntrack::Tuple;
 use crate::io::Packet;
 use crate::model::{GATEWAY_V6, Ip, proto};
 use crate::overlay::vxlan;
-use crate::parse::Headers;
+use crate::parse::{HeaderFlags, Headers};
 use crate::route::Exit;
 use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
@@ -41,7 +41,9 @@ impl Refusal {
     }
     /// The node's own word: longer than what the way out takes (RFC 1191 §4, RFC 8201 §4).
     pub(super) fn too_big(tables: &Tables, headers: &Headers, mtu: u16) -> Self {
-        Self::by_node(tables, headers, DropReason::FragmentationNeeded, IcmpError::TooBig { mtu })
+        let may_be_fragmented = !headers.has(HeaderFlags::DF);
+        let reason = if may_be_fragmented { DropReason::FragmentationNotSupported } else { DropReason::FragmentationNeeded };
+        Self::by_node(tables, headers, reason, IcmpError::TooBig { mtu })
     }
     fn by_node(tables: &Tables, headers: &Headers, reason: DropReason, error: IcmpError) -> Self {
         let own = tables.own_address(!headers.is_v6());

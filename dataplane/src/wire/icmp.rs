@@ -21,6 +21,12 @@ pub const ECHO_REQUEST: u8 = 8;
 pub const TIME_EXCEEDED: u8 = 11;
 /// Type: parameter problem.
 pub const PARAMETER_PROBLEM: u8 = 12;
+/// Type: timestamp request.
+pub const TIMESTAMP: u8 = 13;
+/// Type: information request.
+pub const INFORMATION: u8 = 15;
+/// Type: address mask request (RFC 950).
+pub const ADDRESS_MASK: u8 = 17;
 
 /// Code of unreachable: host.
 pub const HOST: u8 = 1;
@@ -35,4 +41,9 @@ pub const PROHIBITED: u8 = 13;
 /// a host from its first router (RFC 1122 §3.2.2.2) and never about a flow that we translate.
 pub const fn is_error(kind: u8) -> bool {
     matches!(kind, UNREACHABLE | SOURCE_QUENCH | TIME_EXCEEDED | PARAMETER_PROBLEM)
+}
+
+/// Tells whether the type asks for an answer.
+pub const fn is_query(kind: u8) -> bool {
+    matches!(kind, ECHO_REQUEST | TIMESTAMP | INFORMATION | ADDRESS_MASK)
 }

@@ -18,6 +18,8 @@ pub const NEIGHBOUR_SOLICITATION: u8 = 135;
 pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 /// Type: redirect (RFC 4861 §4.5), last of the discovery types.
 pub const REDIRECT: u8 = 137;
+/// Type: node information query (RFC 4620 §4).
+pub const NODE_INFORMATION: u8 = 139;
 
 /// Code of unreachable: communication administratively prohibited.
 pub const PROHIBITED: u8 = 1;
@@ -29,4 +31,9 @@ pub const PORT: u8 = 4;
 /// Tells whether the type is an error (RFC 4443 §2.1).
 pub const fn is_error(kind: u8) -> bool {
     kind < 128
+}
+
+/// Tells whether the type asks for an answer.
+pub const fn is_query(kind: u8) -> bool {
+    matches!(kind, ECHO_REQUEST | NODE_INFORMATION)
 }
