@@ -258,7 +258,7 @@ impl<'s> Cluster<'s> {
         object: &objects::Service,
         port: &ServicePort,
         family: Family,
-        pod: &Pod,
+        pod: &'s Pod,
         endpoint: &Endpoint,
     ) -> Option<Candidate<'s>> {
         let node = self.nodes[endpoint.node as usize].name.as_str();
@@ -277,7 +277,8 @@ impl<'s> Cluster<'s> {
             serving: pod.ready,
             terminating: pod.terminating,
             for_zones: Hints::One(self.zones.get(node).copied().filter(|_| hinted)),
-            for_nodes: Hints::One(Some(node).filter(|_| same_node)),
+            // A pod of no node has no hint, and then nobody's counts (E2.24).
+            for_nodes: Hints::One(pod.node.as_deref().filter(|_| same_node)),
         })
     }
 

@@ -318,3 +318,12 @@ fn without_a_slice_traffic_distribution_gives_the_hints_e2_22() {
     snapshot.pods[1].meta.labels.clear();
     assert_eq!(sets(&snapshot).0, ["10.244.2.1"], "none in this zone: all");
 }
+
+#[test]
+fn a_pod_of_no_node_has_no_hint_and_so_no_hint_counts_e2_24() {
+    let mut snapshot = from_pods();
+    snapshot.services[0].traffic_distribution = Some(TrafficDistribution::SameNode);
+    assert_eq!(sets(&snapshot).0, ["10.244.1.1"]);
+    snapshot.pods[1].node = None;
+    assert_eq!(sets(&snapshot).0, ["10.244.1.1", "10.244.2.1"]);
+}

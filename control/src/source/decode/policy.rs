@@ -1,7 +1,8 @@
 //! networking.k8s.io/v1 NetworkPolicy.
 
 use ipnet::IpNet;
-use weir_dataplane::model::{Direction, PortMatch, PortSpec};
+use weir_dataplane::model::{Direction, PortMatch, PortSpec, Protocol};
+use weir_dataplane::yaml::Value;
 
 use super::{PolicyPort, policy_port};
 use crate::source::objects::{Meta, NetworkPolicy, Peer, PolicyRule};
@@ -11,8 +12,10 @@ use crate::source::syntax;
 pub(super) fn policy(at: &At<'_>, meta: Meta) -> NetworkPolicy {
     let mut policy = NetworkPolicy { meta, ..NetworkPolicy::default() };
     let Some(spec) = at.map("spec") else {
+        // An empty one: every pod of the namespace is isolated for ingress (E0.1, E1.2).
         if at.field("spec").is_none() {
-            at.fault_of("spec", "is required");
+            at.warn("has no spec: it selects every pod of its namespace and admits nothing");
+            policy.ingress = Some(Vec::new());
         }
         return policy;
     };
@@ -50,7 +53,7 @@ fn types(spec: &At<'_>) -> Vec<Direction> {
 
 fn rule(at: &At<'_>, peers: &str) -> Option<PolicyRule> {
     // `ingress: [null]` is an empty rule: everything.
-    if at.node.value == weir_dataplane::yaml::Value::Null {
+    if at.node.value == Value::Null {
         return Some(PolicyRule::default());
     }
     if !at.is_map() {
@@ -95,6 +98,10 @@ fn strictly_inside(hole: &IpNet, cidr: &IpNet) -> bool {
 }
 
 fn port(at: &At<'_>) -> Option<PortMatch> {
+    // `ports: [null]` is an empty item: every port of TCP (E0.2, E1.13).
+    if at.node.value == Value::Null {
+        return Some(PortMatch { protocol: Some(Protocol::Tcp), port: PortSpec::Any });
+    }
     if !at.is_map() {
         return None;
     }

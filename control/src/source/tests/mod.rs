@@ -235,6 +235,19 @@ fn policy_types_default_by_the_rules_that_are_there_e0_1() {
 }
 
 #[test]
+fn what_is_null_or_absent_is_what_the_api_server_makes_of_it_e1_2_e1_13() {
+    let bare = load("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, namespace: shop}}");
+    let first = &bare.network_policies[0];
+    assert_eq!((&first.ingress, &first.egress), (&Some(Vec::new()), &None));
+    assert!(first.pod_selector.is_empty() && bare.warnings.len() == 1, "{:?}", bare.warnings);
+    let nulls = load(&policy("{podSelector: null, policyTypes: null, ingress: [{from: null, ports: [null]}, null], egress: []}"));
+    let second = &nulls.network_policies[0];
+    let rules = second.ingress.as_ref().unwrap();
+    assert_eq!(rules[0].ports, [PortMatch { protocol: Some(Protocol::Tcp), port: PortSpec::Any }]);
+    assert!(rules[0].peers.is_empty() && rules[1] == PolicyRule::default() && second.egress.is_none());
+}
+
+#[test]
 fn absent_selectors_differ_from_empty_ones_e1_19() {
     let peer = |peer: &str| match load(&policy(&format!("{{ingress: [{{from: [{peer}]}}]}}"))).network_policies[0].ingress.as_ref().unwrap()
         [0]
