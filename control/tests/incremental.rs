@@ -88,3 +88,27 @@ fn one_changed_slice_leaves_all_other_services_as_they_are() {
         before.services.iter().zip(&after.services).filter(|(a, b)| !Arc::ptr_eq(a, b)).map(|(a, _)| &*a.name).collect();
     assert_eq!(changed, ["svc-7"]);
 }
+
+#[test]
+fn a_snapshot_that_takes_the_place_of_another_gives_its_state_and_a_wrong_one_changes_nothing() {
+    let config = NodeConfig::offline("node-1");
+    let mut objects = snapshot(&clusters::json(&SMALL));
+    let mut compiler = Compiler::new(objects.clone(), "node-1", config.clone()).unwrap();
+    assert_eq!(compiler.replace(objects.clone()), Ok(false));
+    // Two Services exchange their addresses, which one after the other could not.
+    objects.apply(service(3, 5, false));
+    objects.apply(service(4, 6, false));
+    assert_eq!(compiler.replace(objects.clone()), Ok(true));
+    objects.apply(service(3, 6, false));
+    objects.apply(service(4, 5, false));
+    objects.apply(pod(1, true));
+    objects.remove("NetworkPolicy", "ns-1", "policy-1");
+    assert_eq!(compiler.replace(objects.clone()), Ok(true));
+    let expected = compile(&objects, "node-1", &config).unwrap();
+    assert_eq!(**compiler.state(), expected);
+    let mut wrong = objects.clone();
+    wrong.apply(service(7, 6, false));
+    assert!(compiler.replace(wrong).is_err());
+    assert_eq!(**compiler.state(), expected);
+    assert_eq!(compiler.replace(objects), Ok(false));
+}

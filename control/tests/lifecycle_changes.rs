@@ -107,6 +107,45 @@ fn a_policy_that_denies_anew_keeps_open_flows_and_refuses_new_ones() {
 }
 
 #[test]
+fn a_watched_snapshot_is_in_force_whenever_it_changes_and_bad_input_changes_nothing() {
+    let lab = Lab::up("watch", &cluster("e2e")).with_servers(&SERVERS);
+    let folder = lab.folder().join("watched");
+    std::fs::create_dir(&folder).unwrap();
+    for file in ["cluster.yaml", "services.yaml"] {
+        std::fs::copy(cluster("e2e").join(file), folder.join(file)).unwrap();
+    }
+    let said = lab.folder().join("watch.log");
+    let log = std::fs::File::create(&said).unwrap();
+    let mut watch = lab.weir_apply_command(&[&folder]).arg("--watch").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let says = |text: &str| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !std::fs::read_to_string(&said).unwrap().contains(text) {
+            assert!(Instant::now() < deadline, "{text}: {}", std::fs::read_to_string(&said).unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let generation = || lab.status()["generation"].as_u64().unwrap();
+    says("in force on");
+    let first = generation();
+    let deny = folder.join("deny.yaml");
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: t, name: deny}\nspec: {podSelector: {}}\n";
+    std::fs::write(&deny, policy).unwrap();
+    says(&format!("generation {} in force", first + 1));
+    assert!(fetch(&lab, "t/client", "http://10.96.0.20").is_err(), "not denied");
+    std::fs::write(&deny, policy.replace("podSelector: {}", "podSelector: 7")).unwrap();
+    says("deny.yaml:4:23: NetworkPolicy t/deny: spec.podSelector: must be a map");
+    says("what is in force stays");
+    assert!(fetch(&lab, "t/client", "http://10.96.0.20").is_err(), "the policy before holds");
+    assert_eq!(generation(), first + 1);
+    std::fs::remove_file(&deny).unwrap();
+    says(&format!("generation {} in force", first + 2));
+    assert_eq!(fetch(&lab, "t/client", "http://10.96.0.20").as_deref(), Ok("server"));
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    lab.assert_sums_meet();
+}
+
+#[test]
 fn pods_come_and_go_while_others_talk() {
     let lab = Lab::up("ports", &cluster("e2e")).with_servers(&SERVERS);
     let all = std::fs::read_to_string(cluster("e2e").join("cluster.yaml")).unwrap();

@@ -1,12 +1,19 @@
-//! `weir apply`: compile a snapshot for this node and put it in force.
+//! `weir apply`: compile a snapshot for this node and put it in force; with `--watch` also every change of it.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::bail;
 use weir_dataplane::admin::protocol::{Request, Response};
+use weir_dataplane::model::NodeState;
 
-use super::common::{DaemonArgs, NodeArgs, SnapshotArgs, compile_for};
-use super::{Answer, Refused};
+use super::common::{DaemonArgs, NodeArgs, SnapshotArgs};
+use super::watch::Watch;
+use super::{Answer, Refused, style};
+use crate::compile::{CompileError, Compiler};
+
+/// How often a daemon that could not be asked is asked again, and one that could whether it was started anew.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Arguments of `weir apply`.
 #[derive(Debug, clap::Args)]
@@ -20,22 +27,72 @@ pub(super) struct Args {
     /// Return only when every worker has it in force
     #[arg(long)]
     wait: bool,
+    /// Go on and put every change of the files in force; bad input is reported and changes nothing
+    #[arg(short, long)]
+    watch: bool,
 }
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
+        // Before anything is read, so that no change is missed.
+        let watch = self.watch.then(|| Watch::new(&self.snapshot.paths)).transpose()?;
         let snapshot = self.snapshot.load()?;
         let config = self.node.resolve(&snapshot)?;
-        let state = Box::new(compile_for(&snapshot, &config)?);
+        let mut compiler = Compiler::new(snapshot, &config.node.clone(), config).map_err(refused)?;
+        self.send(compiler.state())?;
+        match watch {
+            Some(watch) => self.follow(&watch, &mut compiler),
+            None => Ok(Answer::Yes),
+        }
+    }
+
+    /// Sends every change of the files, and the whole again to a daemon that was started anew. Ends only where nobody listens.
+    fn follow(&self, watch: &Watch, compiler: &mut Compiler) -> anyhow::Result<Answer> {
+        // The daemon does not have what the compiler has.
+        let mut owed = false;
+        let mut said = String::new();
+        loop {
+            let outcome = match watch.changed(RETRY) {
+                true => self.snapshot.load().and_then(|snapshot| compiler.replace(snapshot).map_err(refused)),
+                false => Ok(!owed && self.daemon_is_new()),
+            };
+            let outcome = outcome.and_then(|changed| {
+                owed |= changed;
+                if owed { self.send(compiler.state()) } else { Ok(()) }
+            });
+            match outcome {
+                Ok(()) => {
+                    owed = false;
+                    said.clear();
+                }
+                Err(error) if error.downcast_ref::<io::Error>().is_some() => return Err(error),
+                Err(error) => {
+                    let message = format!("{error:#}");
+                    if message != said {
+                        eprintln!("{} {message}\nwhat is in force stays", style::error_prefix());
+                        said = message;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells whether the daemon is there and has no state.
+    fn daemon_is_new(&self) -> bool {
+        self.daemon.connect().and_then(|mut daemon| daemon.status()).is_ok_and(|status| status.generation == 0)
+    }
+
+    fn send(&self, state: &NodeState) -> anyhow::Result<()> {
+        let state = Box::new(state.clone());
         let timeout_ms = u64::try_from(self.daemon.timeout.as_millis()).unwrap_or(u64::MAX);
         match self.daemon.connect_patiently()?.call(&Request::Apply { state, wait: self.wait, timeout_ms })? {
             Response::Applied { generation, workers, in_force: true } => {
                 writeln!(io::stdout(), "generation {generation} in force on {workers} workers")?;
-                Ok(Answer::Yes)
+                Ok(())
             }
             Response::Applied { generation, .. } if !self.wait => {
                 writeln!(io::stdout(), "generation {generation} accepted")?;
-                Ok(Answer::Yes)
+                Ok(())
             }
             Response::Applied { generation, workers, .. } => {
                 bail!("generation {generation} was accepted, but after {:?} only {workers} workers had it", self.daemon.timeout)
@@ -44,4 +101,8 @@ impl Args {
             _ => bail!("the daemon answered something else than was asked; are `weir` and `weir-dataplane` of one version?"),
         }
     }
+}
+
+fn refused(error: CompileError) -> anyhow::Error {
+    Refused(error.to_string()).into()
 }

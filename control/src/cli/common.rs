@@ -20,7 +20,7 @@ use crate::source::{self, objects::Snapshot};
 pub(super) struct SnapshotArgs {
     /// Snapshot: a file, a folder or - (stdin); YAML or JSON, also gzipped; may be given several times
     #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]
-    paths: Vec<PathBuf>,
+    pub(super) paths: Vec<PathBuf>,
 }
 
 impl SnapshotArgs {

@@ -28,6 +28,7 @@ mod test;
 mod top;
 mod trace;
 mod validate;
+mod watch;
 mod why;
 
 use std::io;

@@ -31,9 +31,9 @@ enum Touched {
 }
 
 impl Touched {
-    fn by(objects: &[Option<&Object>]) -> Self {
+    fn by<'o>(objects: impl IntoIterator<Item = &'o Object>) -> Self {
         let (mut names, mut themselves) = (BTreeSet::new(), false);
-        for object in objects.iter().flatten() {
+        for object in objects {
             match object {
                 Object::Service(service) => {
                     themselves = true;
@@ -71,7 +71,7 @@ impl Compiler {
         let (kind, Meta { namespace, name, .. }) = (object.kind(), object.meta().clone());
         let after = object.clone();
         let before = self.snapshot.apply(object);
-        let touched = Touched::by(&[Some(&after), before.as_ref()]);
+        let touched = Touched::by(before.iter().chain([&after]));
         self.follow(touched, namespaces).map_err(|(compiler, error)| {
             match before {
                 Some(before) => drop(compiler.snapshot.apply(before)),
@@ -89,13 +89,32 @@ impl Compiler {
     pub fn remove(&mut self, kind: &str, namespace: &str, name: &str) -> Result<&Arc<NodeState>, CompileError> {
         let namespaces = self.snapshot.namespaces.len();
         let before = self.snapshot.remove(kind, namespace, name);
-        let touched = Touched::by(&[before.as_ref()]);
+        let touched = Touched::by(&before);
         self.follow(touched, namespaces).map_err(|(compiler, error)| {
             if let Some(before) = before {
                 compiler.snapshot.apply(before);
             }
             error
         })
+    }
+
+    /// Takes other objects instead; tells whether any differs.
+    ///
+    /// # Errors
+    /// As [`compile`]; objects and state are as before then.
+    pub fn replace(&mut self, snapshot: Snapshot) -> Result<bool, CompileError> {
+        let differences = self.snapshot.differences(&snapshot);
+        let before = std::mem::replace(&mut self.snapshot, snapshot);
+        if differences.is_empty() {
+            return Ok(false);
+        }
+        match self.follow(Touched::by(&differences), before.namespaces.len()) {
+            Ok(_) => Ok(true),
+            Err((compiler, error)) => {
+                compiler.snapshot = before;
+                Err(error)
+            }
+        }
     }
 
     /// Makes the state that of the objects. `namespaces` = how many there were before the change.

@@ -64,6 +64,35 @@ impl Snapshot {
         removed
     }
 
+    /// Every object that is not the same in `other`: as it is here, as it is there, or both.
+    pub fn differences(&self, other: &Self) -> Vec<Object> {
+        fn between<T: PartialEq + Clone>(
+            ours: &[T],
+            theirs: &[T],
+            named: impl Fn(&T) -> Named<'_>,
+            kind: fn(T) -> Object,
+            out: &mut Vec<Object>,
+        ) {
+            let mut left: HashMap<_, &T> = ours.iter().map(|o| (named(o), o)).collect();
+            for object in theirs {
+                match left.remove(&named(object)) {
+                    Some(same) if same == object => {}
+                    before => out.extend(before.into_iter().chain([object]).cloned().map(kind)),
+                }
+            }
+            out.extend(left.into_values().cloned().map(kind));
+        }
+        let mut all = Vec::new();
+        between(&self.nodes, &other.nodes, |o| named(&o.meta, 0), Object::Node, &mut all);
+        between(&self.namespaces, &other.namespaces, |o| named(&o.meta, 0), Object::Namespace, &mut all);
+        between(&self.pods, &other.pods, |o| named(&o.meta, 0), Object::Pod, &mut all);
+        between(&self.services, &other.services, |o| named(&o.meta, 0), Object::Service, &mut all);
+        between(&self.slices, &other.slices, |o| named(&o.meta, 0), Object::EndpointSlice, &mut all);
+        between(&self.network_policies, &other.network_policies, |o| named(&o.meta, 0), Object::NetworkPolicy, &mut all);
+        between(&self.cluster_policies, &other.cluster_policies, |o| named(&o.meta, o.kind as u8), Object::ClusterPolicy, &mut all);
+        all
+    }
+
     /// Adds an object that is new; gives its index among those of its kind.
     pub(super) fn push(&mut self, object: Object) -> usize {
         fn last<T>(all: &mut Vec<T>, object: T) -> usize {
@@ -207,6 +236,13 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// What names an object among those of its type: namespace, name, and its kind where one type has several.
+type Named<'s> = (&'s str, &'s str, u8);
+
+fn named(meta: &Meta, kind: u8) -> Named<'_> {
+    (&meta.namespace, &meta.name, kind)
 }
 
 /// Who claimed a thing first.

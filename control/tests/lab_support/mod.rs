@@ -195,12 +195,17 @@ impl Lab {
 
     /// `weir apply --wait` of these files.
     pub(crate) fn weir_apply(&self, snapshot: &[&Path]) -> Output {
+        self.weir_apply_command(snapshot).output().unwrap()
+    }
+
+    /// `weir apply --wait`, ready to run.
+    pub(crate) fn weir_apply_command(&self, snapshot: &[&Path]) -> Command {
         let mut command = weir();
         command.args(["apply", "--wait", "--node", "node-a", "--socket"]).arg(self.socket());
         for path in snapshot {
             command.arg("-f").arg(path);
         }
-        command.output().unwrap()
+        command
     }
 
     /// Asserts that every packet and every frame is accounted for, and that no error was logged. Gives the status.
