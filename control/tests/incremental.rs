@@ -36,6 +36,28 @@ fn pod(n: u32, ready: bool) -> Object {
     Object::Pod(snapshot(&text).pods.remove(0))
 }
 
+fn policy(n: u32, port: u16) -> Object {
+    let text = format!(
+        r#"{{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {{"name": "policy-{n}", "namespace": "ns-{}"}}, "spec": {{"podSelector": {{"matchLabels": {{"app": "app-1"}}}}, "ingress": [{{"from": [{{"namespaceSelector": {{"matchLabels": {{"team": "t{}"}}}}}}], "ports": [{{"port": {port}}}]}}]}}}}"#,
+        n % SMALL.namespaces,
+        port % 3
+    );
+    Object::NetworkPolicy(snapshot(&text).network_policies.remove(0))
+}
+
+fn namespace(n: u32, team: u32) -> Object {
+    let text = format!(r#"{{"apiVersion": "v1", "kind": "Namespace", "metadata": {{"name": "ns-{n}", "labels": {{"team": "t{team}"}}}}}}"#);
+    Object::Namespace(snapshot(&text).namespaces.remove(0))
+}
+
+fn node(n: u32, zone: u32) -> Object {
+    let text = format!(
+        r#"{{"apiVersion": "v1", "kind": "Node", "metadata": {{"name": "node-{n}", "labels": {{"topology.kubernetes.io/zone": "z{zone}"}}}}, "status": {{"addresses": [{{"type": "InternalIP", "address": "172.16.0.{}"}}]}}}}"#,
+        n + 1
+    );
+    Object::Node(snapshot(&text).nodes.remove(0))
+}
+
 #[test]
 fn after_any_changes_the_state_is_that_of_the_objects() {
     let config = NodeConfig::offline("node-1");
@@ -43,14 +65,19 @@ fn after_any_changes_the_state_is_that_of_the_objects() {
     let mut compiler = Compiler::new(objects.clone(), "node-1", config.clone()).unwrap();
     let mut random = fastrand::Rng::with_seed(5);
     let mut refused = 0;
-    for step in 0..400 {
+    for step in 0..600 {
         let n = random.u32(..SMALL.services);
         let namespace = format!("ns-{}", n % SMALL.namespaces);
-        let (change, gone) = match random.u8(..7) {
+        let (change, gone) = match random.u8(..12) {
             0 | 1 => (Some(slice(n, random.bool())), None),
             2 | 3 => (Some(service(n, random.u32(1..60), random.bool())), None),
             4 => (None, Some(("EndpointSlice", namespace, format!("svc-{n}-0")))),
             5 => (None, Some(("Service", namespace, format!("svc-{n}")))),
+            6 => (Some(policy(random.u32(..40), random.u16(1..9))), None),
+            7 => (None, Some(("NetworkPolicy", namespace, format!("policy-{n}")))),
+            8 => (Some(self::namespace(n % SMALL.namespaces, random.u32(..3))), None),
+            9 => (None, Some(("Pod", "ns-1".into(), format!("late-{}", random.u32(..4))))),
+            10 if random.u8(..4) == 0 => (Some(node(random.u32(..5), random.u32(..2))), None),
             _ => (Some(pod(random.u32(..4), random.bool())), None),
         };
         let before = objects.clone();
@@ -111,4 +138,19 @@ fn a_snapshot_that_takes_the_place_of_another_gives_its_state_and_a_wrong_one_ch
     assert!(compiler.replace(wrong).is_err());
     assert_eq!(**compiler.state(), expected);
     assert_eq!(compiler.replace(objects), Ok(false));
+}
+
+#[test]
+fn a_changed_policy_leaves_every_service_and_a_changed_pod_those_with_slices_as_they_are() {
+    let mut compiler = Compiler::new(snapshot(&clusters::json(&SMALL)), "node-1", NodeConfig::offline("node-1")).unwrap();
+    compiler.remove("EndpointSlice", "ns-2", "svc-7-0").unwrap();
+    compiler.apply(service(7, 50, true)).unwrap();
+    for (object, expected) in [(policy(1, 7), &[][..]), (pod(1, true), &["svc-7"]), (namespace(2, 9), &[])] {
+        let before = compiler.state().clone();
+        let after = compiler.apply(object).unwrap();
+        let changed: Vec<&str> = before.services.iter().zip(&after.services).filter(|(a, b)| a != b).map(|(a, _)| &*a.name).collect();
+        let same = before.services.iter().zip(&after.services).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
+        assert!(changed.iter().all(|name| expected.contains(name)), "{changed:?}");
+        assert_eq!(same, before.services.len() - 1, "but for the one without slices, which is looked at again");
+    }
 }

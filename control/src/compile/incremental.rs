@@ -1,15 +1,17 @@
 //! A state that follows its objects: one changed object costs work for what it touches.
 //!
-//! A Service or an EndpointSlice touches one Service, and that alone is compiled anew; the other Services of the new state are
-//! those of the old one, so that tables can share them too. Pods, Nodes, Namespaces and policies may touch every selector: a
-//! change of them compiles everything.
+//! A Service or an EndpointSlice touches one Service, and that alone is compiled anew. A pod, a namespace or a policy touches what
+//! selectors select, and those Services whose endpoints no slice tells. The other Services of the new state are those of the
+//! old one, so that tables can share them too. A change of a Node compiles everything.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weir_dataplane::model::{NodeConfig, NodeState};
 
-use super::{CompileError, compile, service};
+use super::endpoint::Pods;
+use super::service::{self, Name};
+use super::{CompileError, compile, overlay};
 use crate::source::objects::{Meta, Object, Snapshot};
 
 /// The objects of a cluster and the state of one node, in step.
@@ -20,30 +22,39 @@ pub struct Compiler {
     state: Arc<NodeState>,
 }
 
-/// `(namespace, name)` of a Service.
-type Name = (String, String);
+/// More Services than this are compiled faster with all the others.
+const FEW: usize = 100;
 
 /// What a change can reach.
-enum Touched {
-    /// These Services; whether one of the objects themselves changed, not only its slices.
-    Services(BTreeSet<Name>, bool),
-    Everything,
+#[derive(Default)]
+struct Touched {
+    /// These Services.
+    services: BTreeSet<Name>,
+    /// A Service itself changed, not only its slices.
+    frontends: bool,
+    /// What selectors select, or what they are asked for.
+    selectors: bool,
+    /// All of it.
+    everything: bool,
 }
 
 impl Touched {
     fn by<'o>(objects: impl IntoIterator<Item = &'o Object>) -> Self {
-        let (mut names, mut themselves) = (BTreeSet::new(), false);
+        let mut touched = Self::default();
         for object in objects {
             match object {
                 Object::Service(service) => {
-                    themselves = true;
-                    names.insert((service.meta.namespace.clone(), service.meta.name.clone()));
+                    touched.frontends = true;
+                    touched.services.insert((service.meta.namespace.clone(), service.meta.name.clone()));
                 }
-                Object::EndpointSlice(slice) => names.extend(slice.service.clone().map(|name| (slice.meta.namespace.clone(), name))),
-                _ => return Self::Everything,
+                Object::EndpointSlice(slice) => {
+                    touched.services.extend(slice.service.clone().map(|name| (slice.meta.namespace.clone(), name)));
+                }
+                Object::Pod(_) | Object::Namespace(_) | Object::NetworkPolicy(_) | Object::ClusterPolicy(_) => touched.selectors = true,
+                Object::Node(_) => touched.everything = true,
             }
         }
-        Self::Services(names, themselves)
+        touched
     }
 }
 
@@ -118,11 +129,9 @@ impl Compiler {
     }
 
     /// Makes the state that of the objects. `namespaces` = how many there were before the change.
-    fn follow(&mut self, touched: Touched, namespaces: usize) -> Result<&Arc<NodeState>, (&mut Self, CompileError)> {
-        let partly = match touched {
-            Touched::Services(names, themselves) if self.snapshot.namespaces.len() == namespaces => self.services(&names, themselves),
-            _ => None,
-        };
+    fn follow(&mut self, mut touched: Touched, namespaces: usize) -> Result<&Arc<NodeState>, (&mut Self, CompileError)> {
+        touched.selectors |= self.snapshot.namespaces.len() != namespaces;
+        let partly = if touched.everything { None } else { self.partly(touched) };
         match partly.unwrap_or_else(|| compile(&self.snapshot, &self.node, &self.config)) {
             Ok(state) => {
                 self.state = Arc::new(state);
@@ -132,22 +141,36 @@ impl Compiler {
         }
     }
 
-    /// The state with these Services compiled anew; `None` where that alone does not do.
-    fn services(&self, names: &BTreeSet<Name>, themselves: bool) -> Option<Result<NodeState, CompileError>> {
-        let mut state = NodeState::clone(&self.state);
-        for (namespace, name) in names {
+    /// The state with what is touched compiled anew; `None` where that alone does not do, or is no less work than everything.
+    fn partly(&self, touched: Touched) -> Option<Result<NodeState, CompileError>> {
+        let (old, snapshot) = (&*self.state, &self.snapshot);
+        let Touched { services: mut names, frontends, selectors, .. } = touched;
+        if selectors && overlay::nodes(snapshot) != old.nodes {
+            return None;
+        }
+        let pods = selectors.then(|| Pods::collect(snapshot, &old.nodes));
+        if selectors {
+            names.extend(service::without_slices(snapshot));
+        }
+        if names.len() > FEW {
+            return None;
+        }
+        let made = service::compile_some(snapshot, pods.as_ref(), &names, &old.nodes, old.this_node, &self.config)?;
+        let mut services = old.services.clone();
+        for ((namespace, name), made) in made {
             let of = (namespace.as_str(), name.as_str());
-            let made = service::compile_one(&self.snapshot, of, &state.nodes, state.this_node, &self.config)?;
-            let first = state.services.partition_point(|s| (s.namespace.as_str(), s.name.as_str()) < of);
-            let end = state.services.partition_point(|s| (s.namespace.as_str(), s.name.as_str()) <= of);
-            state.services.splice(first..end, made);
+            let first = services.partition_point(|s| (s.namespace.as_str(), s.name.as_str()) < of);
+            let end = services.partition_point(|s| (s.namespace.as_str(), s.name.as_str()) <= of);
+            services.splice(first..end, made);
         }
-        if themselves {
-            state.cluster_ips = service::cluster_ips(&self.snapshot);
-            if let Err(error) = service::refuse_taken(&state.services) {
-                return Some(Err(error));
-            }
+        let cluster_ips = if frontends { service::cluster_ips(snapshot) } else { old.cluster_ips.clone() };
+        if frontends && let Err(error) = service::refuse_taken(&services) {
+            return Some(Err(error));
         }
-        Some(Ok(state))
+        let nodes = old.nodes.clone();
+        Some(Ok(match pods {
+            Some(pods) => super::assemble(snapshot, pods, nodes, old.this_node, old.cluster.clone(), services, cluster_ips),
+            None => NodeState { services, cluster_ips, ..old.clone() },
+        }))
     }
 }

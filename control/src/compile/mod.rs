@@ -16,8 +16,9 @@ mod service;
 mod tests;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use weir_dataplane::model::{Cluster, NodeConfig, NodeState, Protocol};
+use weir_dataplane::model::{self, Cluster, NodeConfig, NodeState, Protocol};
 
 pub use incremental::Compiler;
 
@@ -71,13 +72,27 @@ pub fn compile(snapshot: &Snapshot, node: &str, config: &NodeConfig) -> Result<N
         }
     };
     let pods = endpoint::Pods::collect(snapshot, &nodes);
+    let services = service::compile(snapshot, &pods, &nodes, this_node, config)?;
+    let cluster = Cluster { pod_cidrs: overlay::pod_cidrs(&nodes, config), service_cidrs: overlay::service_cidrs(config) };
+    Ok(assemble(snapshot, pods, nodes, this_node, cluster, services, service::cluster_ips(snapshot)))
+}
+
+/// The state of a node whose Services are compiled: what is left are policies and what they select.
+fn assemble(
+    snapshot: &Snapshot,
+    pods: endpoint::Pods<'_>,
+    nodes: Vec<model::Node>,
+    this_node: model::NodeIndex,
+    cluster: Cluster,
+    services: Vec<Arc<model::Service>>,
+    cluster_ips: Vec<IpAddr>,
+) -> NodeState {
     let mut selections = selection::Selections::new(snapshot, &pods);
     let policies = policy::compile(snapshot, &pods, &nodes, this_node, &mut selections);
-    let services = service::compile(snapshot, &pods, &nodes, this_node, config)?;
-    Ok(NodeState {
+    NodeState {
         this_node,
-        cluster: Cluster { pod_cidrs: overlay::pod_cidrs(&nodes, config), service_cidrs: overlay::service_cidrs(config) },
-        cluster_ips: service::cluster_ips(snapshot),
+        cluster,
+        cluster_ips,
         selections: selections.into_vec(),
         namespaces: pods.namespaces.iter().map(|n| n.name.to_string()).collect(),
         identities: pods.identities,
@@ -85,5 +100,5 @@ pub fn compile(snapshot: &Snapshot, node: &str, config: &NodeConfig) -> Result<N
         nodes,
         policies,
         services,
-    })
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Semantics: E2.1 to E2.3, E2.8 to E2.14, E2.17 to E2.25, E2.32, E2.36.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -33,26 +33,41 @@ pub(super) fn compile(
     Ok(services)
 }
 
-/// Compiles one Service anew, which may be gone, for nodes that are as they were. `None` where its endpoints must be found among
-/// the pods.
-pub(super) fn compile_one(
+/// `(namespace, name)` of a Service.
+pub(super) type Name = (String, String);
+
+/// Compiles these Services anew, which may be gone, for nodes that are as they were. `None` where endpoints must be found among
+/// pods that are not given.
+pub(super) fn compile_some(
     snapshot: &Snapshot,
-    (namespace, name): (&str, &str),
+    pods: Option<&Pods<'_>>,
+    names: &BTreeSet<Name>,
     nodes: &[Node],
     this_node: NodeIndex,
     config: &NodeConfig,
-) -> Option<Vec<Arc<Service>>> {
-    let wanted = |in_namespace: &str, of: &str| (in_namespace, of) == (namespace, name);
-    let cluster = Cluster::new(snapshot, None, nodes, this_node, config, wanted);
-    let mut services = Vec::new();
-    let object = snapshot.services.iter().find(|s| is_proxied(s) && wanted(&s.meta.namespace, &s.meta.name));
-    if let Some(object) = object {
-        if cluster.slices.is_empty() && !object.selector.is_empty() {
+) -> Option<BTreeMap<Name, Vec<Arc<Service>>>> {
+    let wanted = |namespace: &str, name: &str| names.iter().any(|n| (n.0.as_str(), n.1.as_str()) == (namespace, name));
+    let cluster = Cluster::new(snapshot, pods, nodes, this_node, config, wanted);
+    let mut made: BTreeMap<Name, Vec<Arc<Service>>> = names.iter().map(|name| (name.clone(), Vec::new())).collect();
+    for object in snapshot.services.iter().filter(|s| is_proxied(s) && wanted(&s.meta.namespace, &s.meta.name)) {
+        let key = (object.meta.namespace.as_str(), object.meta.name.as_str());
+        if pods.is_none() && !cluster.slices.contains_key(&key) && !object.selector.is_empty() {
             return None;
         }
+        let mut services = Vec::new();
         cluster.service(object, &mut services);
+        made.insert((object.meta.namespace.clone(), object.meta.name.clone()), services.into_iter().map(Arc::new).collect());
     }
-    Some(services.into_iter().map(Arc::new).collect())
+    Some(made)
+}
+
+/// The Services whose endpoints are found among the pods: those with a selector and without a slice.
+pub(super) fn without_slices(snapshot: &Snapshot) -> BTreeSet<Name> {
+    let named: HashSet<(&str, &str)> =
+        snapshot.slices.iter().filter(|s| !s.headless).filter_map(|s| Some((&*s.meta.namespace, s.service.as_deref()?))).collect();
+    let selecting = snapshot.services.iter().filter(|s| is_proxied(s) && !s.selector.is_empty());
+    let without = selecting.filter(|s| !named.contains(&(&*s.meta.namespace, &*s.meta.name)));
+    without.map(|s| (s.meta.namespace.clone(), s.meta.name.clone())).collect()
 }
 
 /// Every ClusterIP of a proxied Service, sorted: other ports of it are refused (E2.4).
