@@ -321,3 +321,34 @@ fn time_may_run_backwards_frames_may_be_huge_and_addresses_nobodys() {
         assert!(line["reason"].is_string(), "{line}");
     }
 }
+
+#[test]
+fn node_ports_are_served_on_the_addresses_that_the_operator_names_and_nowhere_else_e2_30() {
+    let folder = tempfile::tempdir().unwrap();
+    let (snapshot, config) = (folder.path().join("cluster.yaml"), folder.path().join("node.yaml"));
+    let text = "apiVersion: v1\nkind: Node\nmetadata: {name: a}\nspec: {podCIDRs: [10.244.1.0/24]}\nstatus: {addresses: [{type: InternalIP, \
+         address: 10.0.0.10}, {type: ExternalIP, address: 192.0.2.10}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: \
+         web, labels: {app: web}}\nspec: {nodeName: a, containers: [{name: c}]}\nstatus: {podIP: 10.244.1.5}\n---\napiVersion: v1\nkind: \
+         Service\nmetadata: {namespace: shop, name: web}\nspec: {type: NodePort, clusterIP: 10.96.0.10, selector: {app: web}, ports: [{port: \
+         80, targetPort: 8080, nodePort: 30080}]}\n";
+    fs::write(&snapshot, text).unwrap();
+    // Which packet meets the service: the real pipeline says, the node's own stack gets the others.
+    let to = |address: &str, cidrs: &str| {
+        fs::write(&config, format!("apiVersion: weir.dev/v1alpha1\nkind: NodeConfig\nnode: a\nservices: {{nodePortCIDRs: [{cidrs}]}}\n"))
+            .unwrap();
+        let (snapshot, config) = (snapshot.to_str().unwrap(), config.to_str().unwrap());
+        let from = ["--from", "198.51.100.7", "--to", address, "--port", "30080"];
+        let output = weir(&[&["trace", "-o", "json", "-f", snapshot, "--config", config], &from[..]].concat());
+        let answer: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        (answer["verdict"].as_str().unwrap().to_owned(), answer["backend"].as_str().map(str::to_owned))
+    };
+    let (served, not_served) = (("forward".to_owned(), Some("10.244.1.5:8080".to_owned())), ("host".to_owned(), None));
+    for (cidrs, internal, external) in [
+        ("", &served, &not_served),
+        ("192.0.2.0/24", &not_served, &served),
+        ("10.0.0.10/32, 192.0.2.0/24", &served, &served),
+        ("203.0.113.0/24", &not_served, &not_served),
+    ] {
+        assert_eq!((&to("10.0.0.10", cidrs), &to("192.0.2.10", cidrs)), (internal, external), "{cidrs}");
+    }
+}

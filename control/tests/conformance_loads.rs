@@ -1,7 +1,8 @@
-//! The conformance cases of `../shared/conformance` load, and those of kind `validation` are judged as they say.
+//! The conformance cases of `../shared/conformance` load and hold, those of kind `validation` are judged as they say, and so do our own.
 
 use std::path::{Path, PathBuf};
 
+use weir_control::conformance::{self, Format};
 use weir_control::source::{self, Decoded};
 use weir_dataplane::yaml::{Node, Source, Value};
 
@@ -29,6 +30,15 @@ fn object_lists<'n, 'a>(node: &'n Node<'a>, found: &mut Vec<&'n [Node<'a>]>) {
         }
     }
     node.list().iter().for_each(|item| object_lists(item, found));
+}
+
+#[test]
+fn every_conformance_case_holds_and_so_do_our_own() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let report = conformance::run(&[here.join("../../shared/conformance"), here.join("../fixtures/cases")], None, 1).unwrap();
+    let text = report.print(Format::Text);
+    println!("{}", text.lines().last().unwrap_or_default());
+    assert!(report.holds(), "{text}");
 }
 
 #[test]

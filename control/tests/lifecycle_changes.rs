@@ -133,7 +133,7 @@ fn a_watched_snapshot_is_in_force_whenever_it_changes_and_bad_input_changes_noth
     says(&format!("generation {} in force", first + 1));
     assert!(fetch(&lab, "t/client", "http://10.96.0.20").is_err(), "not denied");
     std::fs::write(&deny, policy.replace("podSelector: {}", "podSelector: 7")).unwrap();
-    says("deny.yaml:4:23: NetworkPolicy t/deny: spec.podSelector: must be a map");
+    says("deny.yaml:4:21: NetworkPolicy t/deny: spec.podSelector: must be a map");
     says("what is in force stays");
     assert!(fetch(&lab, "t/client", "http://10.96.0.20").is_err(), "the policy before holds");
     assert_eq!(generation(), first + 1);

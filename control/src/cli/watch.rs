@@ -62,7 +62,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, other) = (folder.path().join("a.yaml"), folder.path().join("b.new"));
         std::fs::write(&file, "a").unwrap();
-        let watch = Watch::new(&[file.clone()]).unwrap();
+        let watch = Watch::new(std::slice::from_ref(&file)).unwrap();
         let soon = || watch.changed(Duration::from_millis(500));
         std::fs::read(&file).unwrap();
         assert!(!soon());

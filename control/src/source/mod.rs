@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::read::MultiGzDecoder;
 use weir_dataplane::yaml::{Fault, Node, Source, TEXT_LEN_MAX, Value};
@@ -29,6 +30,10 @@ use objects::{Object, Snapshot};
 
 /// Folders within folders, at most.
 const FOLDER_DEPTH_MAX: usize = 32;
+/// Threads that decode, at most.
+const THREADS_MAX: usize = 8;
+/// Items that a thread decodes in one go. Small enough that the threads stay near each other in the text.
+const BLOCK: usize = 64;
 
 /// Loads every object of `paths`: files, folders (all `.yaml`, `.yml` and `.json` below, also `.gz`), or `-` for stdin.
 ///
@@ -175,13 +180,13 @@ impl Loader {
             if !matches!(items.value, Value::List(_)) {
                 self.faults.push(source.fault(items.at, "items", format!("must be a list, not {}", items.kind())));
             }
-            return items.list().iter().for_each(|item| self.item(source, item, implied));
+            return decode_all(source, items.list(), implied).into_iter().for_each(|decoded| self.item(decoded));
         }
-        self.item(source, node, implied);
+        self.item(decode::decode_as(source, node, implied));
     }
 
-    fn item(&mut self, source: &Source, node: &Node<'_>, implied: Option<(&str, &str)>) {
-        match decode::decode_as(source, node, implied) {
+    fn item(&mut self, decoded: Result<Decoded, Vec<Fault>>) {
+        match decoded {
             Ok(Decoded::Object(object, warnings)) => {
                 self.snapshot.warnings.extend(warnings);
                 self.take(*object);
@@ -206,6 +211,36 @@ impl Loader {
             }
         }
     }
+}
+
+/// Decodes items, in their order; many by several threads.
+fn decode_all(source: &Source, items: &[Node<'_>], implied: Option<(&str, &str)>) -> Vec<Result<Decoded, Vec<Fault>>> {
+    let decode = |item| decode::decode_as(source, item, implied);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(items.len() / BLOCK);
+    if threads < 2 {
+        return items.iter().map(decode).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut mine = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            match items.chunks(BLOCK).nth(number) {
+                Some(block) => mine.push((number, block.iter().map(decode).collect::<Vec<_>>())),
+                None => return mine,
+            }
+        }
+    };
+    let mut blocks = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        for other in others {
+            all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        all
+    });
+    blocks.sort_unstable_by_key(|(number, _)| *number);
+    blocks.into_iter().flat_map(|(_, decoded)| decoded).collect()
 }
 
 #[cfg(test)]

@@ -318,3 +318,22 @@ fn a_load_balancer_address_that_source_ranges_do_not_guard_is_a_warning_e2_32() 
         assert!(!warnings.iter().any(|w| w.contains("everybody")), "{quiet}: {warnings:?}");
     }
 }
+
+#[test]
+fn many_items_are_read_by_several_threads_in_their_order_and_with_their_places() {
+    let items = |odd: &dyn Fn(usize) -> bool| {
+        let item = |n| {
+            let name = if odd(n) { "7".to_owned() } else { format!("\"pod-{n}\"") };
+            format!(r#"{{"apiVersion": "v1", "kind": "Namespace", "metadata": {{"name": {name}, "labels": {{"n": "{n}"}}}}}}"#)
+        };
+        format!("{{\"kind\": \"List\", \"items\": [\n{}]}}", (0..2000).map(item).collect::<Vec<_>>().join(",\n"))
+    };
+    let all = load_text("t.json", &items(&|_| false)).unwrap().namespaces;
+    assert_eq!(all.len(), 2000);
+    for (n, namespace) in all.iter().enumerate() {
+        assert_eq!((namespace.meta.name.as_str(), namespace.meta.origin.line), (format!("pod-{n}").as_str(), n as u32 + 2));
+    }
+    let faults = load_text("t.json", &items(&|n| n % 7 == 3)).unwrap_err();
+    let lines: Vec<u32> = faults.0.iter().map(|fault| fault.line).collect();
+    assert_eq!(lines, (0..2000).filter(|n| n % 7 == 3).map(|n| n + 2).collect::<Vec<u32>>());
+}
