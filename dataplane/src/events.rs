@@ -76,6 +76,21 @@ pub struct Trail {
     pub mtu: Option<u16>,
 }
 
+impl Trail {
+    /// The flow of a packet with these headers as policies see it: in the direction in which it was opened, after the service
+    /// choice, before source translation (E1.25).
+    pub fn seen(&self, headers: &Headers) -> Tuple {
+        if self.state.is_reply() == Some(true) {
+            let opener = self.after.unwrap_or(headers.tuple).inverse();
+            return Tuple { dst: headers.tuple.src, dport: headers.tuple.sport, ..opener };
+        }
+        match self.backend {
+            Some(backend) => Tuple { dst: backend.address, dport: backend.port, ..headers.tuple },
+            None => headers.tuple,
+        }
+    }
+}
+
 /// One packet.
 #[derive(Debug)]
 pub struct Event<'a> {
@@ -85,7 +100,8 @@ pub struct Event<'a> {
     pub in_port: PortId,
     /// The node that encapsulated it.
     pub decap: Option<NodeIndex>,
-    /// Its headers as they came in, the inner ones of an overlay packet; `None` where there is no IP packet.
+    /// Its headers as they came in, the inner ones of an overlay packet; `None` where there is no IP packet, or it was answered
+    /// on the link.
     pub headers: Option<&'a Headers>,
     /// How it ended.
     pub verdict: Verdict,

@@ -33,7 +33,7 @@ use crate::events::{CtState, Event, Hears, Observer, Trail, is_decision};
 use crate::io::{BATCH_MAX, Packet, PortId};
 use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, OverlayMode, proto};
 use crate::nat::{Rewrite, RewriteFlags, select_source};
-use crate::parse::Headers;
+use crate::parse::{Headers, Parsed, parse};
 use crate::policy::Judgement;
 use crate::route::{Exit, ExitId};
 use crate::service::{Affinity, Selection};
@@ -219,13 +219,16 @@ fn general<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, index: usize, obse
         Err(ended) => ended,
     };
     if O::HEARS == Hears::Everything || O::HEARS == Hears::Decisions && is_decision(verdict, trail.state) {
-        let inbound = admitted.is_ok().then_some(&inbound);
-        let decap = match inbound.map(|inbound| inbound.sender) {
-            Some(Sender::Tunnel(node)) => Some(node),
-            _ => None,
+        let (headers, decap) = match (admitted, verdict) {
+            (Ok(()), _) => (Some(inbound.headers), if let Sender::Tunnel(node) = inbound.sender { Some(node) } else { None }),
+            // It ended before its headers were known for good.
+            (Err(_), Verdict::Drop(_)) => match parse(cx.arena.bytes(&packet.frame)) {
+                Ok(Parsed::Ip(headers)) => (Some(headers), None),
+                _ => (None, None),
+            },
+            (Err(_), _) => (None, None),
         };
-        let headers = inbound.map(|inbound| &inbound.headers);
-        observer.packet(&Event { index, in_port: packet.in_port, decap, headers, verdict, trail: &trail });
+        observer.packet(&Event { index, in_port: packet.in_port, decap, headers: headers.as_ref(), verdict, trail: &trail });
     }
     verdict
 }

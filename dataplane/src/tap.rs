@@ -251,7 +251,7 @@ impl Observer for Tapped<'_> {
 mod tests {
     use super::*;
     use crate::events::{CtState, Trail};
-    use crate::flows::ring;
+    use crate::flows::{Ledger, ring};
     use crate::io::Batch;
     use crate::model::{NodeConfig, NodeState};
     use crate::runtime::Runtime;
@@ -269,12 +269,12 @@ mod tests {
         let mut batch: Batch = vec![Packet { frame, in_port: PortId(1), verdict }];
         taps.before(&batch, &arena, NOW);
         arena.bytes_mut(&mut batch[0].frame)[0] = 9;
-        let (mut notes, _) = ring(1);
-        let watch = Watch::<true> { ring: &mut notes, generation: 1, now: NOW };
-        taps.observer(watch, false).packet(&Event { index: 0, in_port: PortId(1), decap: None, headers: None, verdict, trail: &trail });
         let state = Arc::new(NodeState::default());
         let runtime = Arc::new(Runtime::offline(&state, NodeConfig::offline("node-a")));
         let tables = Arc::new(Tables::compile_shared(state, runtime, 1, None));
+        let ((mut notes, _), mut ledger) = (ring(1), Ledger::default());
+        let watch = Watch::<true> { ring: &mut notes, ledger: &mut ledger, tables: &tables, now: NOW };
+        taps.observer(watch, false).packet(&Event { index: 0, in_port: PortId(1), decap: None, headers: None, verdict, trail: &trail });
         taps.after(&batch, &arena, &tables, NOW);
     }
 

@@ -19,7 +19,7 @@ use weir_xsk::{Binder, Bound, FrameCounts, PortConfig, PortError, PortStatistics
 
 use crate::conntrack::ConnTable;
 use crate::counters::{Counters, PortCounters, Stage, Stages};
-use crate::flows::{Watch, Writer};
+use crate::flows::{Ledger, Watch, Writer};
 use crate::io::xsk::XskIo;
 use crate::io::{BATCH_MAX, Batch, PacketIo, PortId};
 use crate::model::{Idle, Ip};
@@ -82,6 +82,8 @@ pub struct Report {
     pub frames: FrameCounts,
     /// What the kernel lost at the ports, summed.
     pub kernel: PortStatistics,
+    /// What was discarded and refused since the report before, of all of `counters`.
+    pub ledger: Ledger,
 }
 
 /// The other threads' end of a worker.
@@ -272,6 +274,7 @@ struct Worker {
     affinity: Arc<Affinity>,
     local: Local,
     notes: Writer,
+    ledger: Ledger,
     everything: Arc<AtomicBool>,
     epoch: Instant,
     idle: Idle,
@@ -295,6 +298,7 @@ impl Worker {
             affinity: setup.affinity,
             local: Local::new(flows, setup.fragments, setup.seed),
             notes: setup.notes,
+            ledger: Ledger::default(),
             everything: setup.everything,
             epoch: setup.epoch,
             idle: setup.idle,
@@ -364,16 +368,17 @@ impl Worker {
             local: &mut self.local,
             now,
         };
-        let (ring, generation) = (&mut self.notes, self.tables.generation);
+        self.ledger.begin();
+        let (ring, ledger, tables) = (&mut self.notes, &mut self.ledger, &*self.tables);
         let (stopwatch, everything) = (&mut self.stopwatch, self.everything.load(Ordering::Relaxed));
         if captured {
-            let observer = self.taps.observer(Watch::<true> { ring, generation, now }, everything);
+            let observer = self.taps.observer(Watch::<true> { ring, ledger, tables, now }, everything);
             pipeline::process(&mut cx, batch, &mut Timed { observer, stopwatch });
         } else if everything {
-            let observer = Watch::<true> { ring, generation, now };
+            let observer = Watch::<true> { ring, ledger, tables, now };
             pipeline::process(&mut cx, batch, &mut Timed { observer, stopwatch });
         } else {
-            let observer = Watch::<false> { ring, generation, now };
+            let observer = Watch::<false> { ring, ledger, tables, now };
             pipeline::process(&mut cx, batch, &mut Timed { observer, stopwatch });
         }
         if captured {
@@ -382,7 +387,7 @@ impl Worker {
         if let Some(destination) = self.local.unresolved.take() {
             let _ = self.mailbox.unresolved.force_push(destination);
         }
-        for packet in batch.drain(..) {
+        for (index, packet) in batch.drain(..).enumerate() {
             let port = match packet.verdict {
                 Verdict::Forward(port) | Verdict::Encap(port) | Verdict::Host(port) => port,
                 Verdict::Reply(_) => packet.in_port,
@@ -396,6 +401,7 @@ impl Worker {
                 self.tx += 1;
             } else {
                 self.local.counters.undelivered(packet.verdict, port, bytes);
+                self.ledger.undelivered(&self.tables, index, packet.verdict, packet.in_port, port);
             }
         }
     }
@@ -475,6 +481,8 @@ impl Worker {
 
     fn report(&mut self, report: &mut Report) {
         report.counters.clone_from(&self.local.counters);
+        // The asker's empty one takes its place: nothing is allocated here.
+        std::mem::swap(&mut report.ledger, &mut self.ledger);
         (report.rx, report.tx, report.batches) = (self.rx, self.tx, self.batches);
         report.stages = self.stopwatch.stages();
         let ports = self.io.ports_mut();

@@ -11,6 +11,7 @@ mod complete;
 mod connections;
 mod conntrack;
 mod diff;
+mod drops;
 mod flow_filter;
 mod flows;
 mod lab;
@@ -82,6 +83,8 @@ enum Command {
     Status(status::Args),
     /// Shows what was decided about packets: new flows and drops that are past, and every packet as it comes
     Flows(flows::Args),
+    /// Counts what was discarded and refused, by reason, policy and pod
+    Drops(drops::Args),
     /// Shows ports, workers, flows and drops as they go, on a terminal
     Top(top::Args),
     /// Shows where the workers' time goes, stage by stage
@@ -119,6 +122,7 @@ impl Command {
             Self::Lint(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Flows(args) => args.run(),
+            Self::Drops(args) => args.run(),
             Self::Top(args) => args.run(),
             Self::Runtime(args) => args.run(),
             Self::Capture(args) => args.run(),

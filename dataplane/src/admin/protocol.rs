@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::{Stage, StageCounters};
-use crate::flows::{Flow, Query};
+use crate::flows::{DropRow, Flow, Query};
 use crate::model::{NodeState, PodPort};
 
 /// Bytes of the longest message: the state of a cluster of 10,000 services and 150,000 pods has about a tenth of it.
@@ -65,6 +65,8 @@ pub enum Request {
         #[serde(default)]
         active_within_ms: Option<u32>,
     },
+    /// What was discarded and refused since the daemon started. Answered by [`Response::Drops`].
+    Drops,
     /// What became of packets. Answered by one or more [`Response::Flows`].
     Flows {
         /// Which ones.
@@ -133,6 +135,11 @@ pub enum Response {
         connections: Vec<Connection>,
         /// No more messages follow.
         last: bool,
+    },
+    /// What was discarded and refused.
+    Drops {
+        /// The ledger.
+        drops: Box<DropCounts>,
     },
     /// Some of the flows.
     Flows {
@@ -234,6 +241,19 @@ pub struct WorkerStatus {
     pub batches: u64,
     /// Number of the state that it works by.
     pub generation: u32,
+    /// Flow events that it had no room for, because nobody read them in time.
+    pub events_lost: u64,
+}
+
+/// What was discarded and refused, taken at one moment. Rows without `refused` sum up to `dropped`, the others to `refused`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCounts {
+    /// Packets discarded, as [`PacketCounts::drop`] says.
+    pub dropped: u64,
+    /// Packets refused with an answer, as the sum of [`Status::rejects`] says.
+    pub refused: u64,
+    /// By cause, most packets first.
+    pub rows: Vec<DropRow>,
 }
 
 /// One port.
@@ -475,6 +495,17 @@ impl Client {
     pub fn runtime(&mut self, clear: bool) -> Result<Runtime, ClientError> {
         match self.call(&Request::Runtime { clear })? {
             Response::Runtime { runtime } => Ok(*runtime),
+            _ => Err(ClientError::Unexpected(self.path.clone())),
+        }
+    }
+
+    /// Asks what was discarded and refused.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn drops(&mut self) -> Result<DropCounts, ClientError> {
+        match self.call(&Request::Drops)? {
+            Response::Drops { drops } => Ok(*drops),
             _ => Err(ClientError::Unexpected(self.path.clone())),
         }
     }

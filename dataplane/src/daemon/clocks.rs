@@ -41,10 +41,11 @@ impl Baseline {
 impl Daemon {
     /// Where the workers' time goes; with `clear` the figures begin anew.
     pub fn runtime(&self, clear: bool) -> Runtime {
-        let reports = self.workers.iter().filter_map(|worker| Some((worker.core, Counted::from(&*worker.report()?))));
-        let counted: BTreeMap<usize, Counted> = reports.collect();
+        let mut inner = self.lock();
+        let reports = self.reports(&mut inner);
+        let counted: BTreeMap<usize, Counted> = reports.iter().map(|(worker, report)| (worker.core, Counted::from(&**report))).collect();
         let now = Instant::now();
-        let baseline = &mut self.lock().baseline;
+        let baseline = &mut inner.baseline;
         let workers = counted.iter().map(|(core, counted)| {
             let before = baseline.workers.get(core).copied().unwrap_or_default();
             let stages = counted.stages.since(&before.stages);

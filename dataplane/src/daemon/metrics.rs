@@ -38,6 +38,7 @@ pub(super) fn text(status: &Status, state: &NodeState) -> String {
     };
     page.family("weir_worker_receive_packets_total", "counter", "Packets received, by worker.", workers(|w| w.rx));
     page.family("weir_worker_transmit_packets_total", "counter", "Packets sent, by worker.", workers(|w| w.tx));
+    page.family("weir_worker_lost_events_total", "counter", "Flow events that no reader took in time.", workers(|w| w.events_lost));
     page.family("weir_worker_batches_total", "counter", "Batches of at least one packet, by worker.", workers(|w| w.batches));
     let ports = ["uplink", "host", "pod"].map(|kind| (vec![("kind", kind)], status.ports.iter().filter(|p| p.kind == kind).count() as u64));
     page.family("weir_ports", "gauge", "Attached ports, by kind.", ports);
@@ -118,7 +119,7 @@ mod tests {
             connections: ConnectionCounts { used: 7, max: 100 },
             frames: FrameCounts { total: 64, free: 60, ..FrameCounts::default() },
             kernel: KernelCounts { rx_dropped: 6, ..KernelCounts::default() },
-            workers: vec![WorkerStatus { core: 2, rx: 10, tx: 9, batches: 5, generation: 3 }],
+            workers: vec![WorkerStatus { core: 2, rx: 10, tx: 9, batches: 5, generation: 3, events_lost: 0 }],
             ..Status::default()
         };
         let services = [(80, false), (81, true)].map(|(port, any_usable)| port_of("web", port, any_usable)).into_iter();

@@ -33,7 +33,7 @@ use self::host_pair::HostPair;
 use self::http::Http;
 use self::ports::{Attached, resume_vlan_stripping};
 use crate::conntrack::{self, ConnTable, TableConfig};
-use crate::flows::{self, Hub};
+use crate::flows::{self, Drops, Hub};
 use crate::model::{Node, NodeConfig, NodeState, OverlayMode};
 use crate::overlay::vxlan::mtu_overhead;
 use crate::runtime::{Runtime, Underlay};
@@ -86,6 +86,8 @@ struct Inner {
     published: Runtime,
     /// Generation of the last state that control sent; 0 before the first one.
     applied: u32,
+    /// What the workers discarded and refused, by name.
+    drops: Drops,
     redirect: Redirect,
     /// The daemon's own handles on the connection table: to remove flows, and to find them.
     sweeper: conntrack::Worker,
@@ -173,6 +175,7 @@ impl Daemon {
             runtime: Runtime::clone(&tables.runtime),
             tables,
             applied: 0,
+            drops: Drops::default(),
             redirect,
             host,
             http: Http::start()?,

@@ -94,6 +94,8 @@ impl Daemon {
         inner.published = inner.runtime.clone();
         if self.in_force(generation, Instant::now() + IN_FORCE) {
             self.flows.settle(generation);
+            // What was decided by the old tables gets its names while these are here.
+            self.reports_under(inner, &[&before]);
         } else {
             tracing::error!(generation, "a worker does not take new tables");
         }

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use super::Daemon;
-use crate::admin::protocol::{ConnectionCounts, PortStatus, Status, WorkerStatus};
+use super::{Daemon, Inner};
+use crate::admin::protocol::{ConnectionCounts, DropCounts, PortStatus, Status, WorkerStatus};
 use crate::counters::{Counters, PortCounters};
 use crate::model::NodeState;
 use crate::runtime::PortKind;
+use crate::tables::Tables;
 use crate::verdict::DropReason;
 use crate::worker::{Handle, Report};
 
 impl Daemon {
     /// How it goes; every sum in it meets, per worker.
     pub fn status(&self) -> Status {
-        let reports: Vec<(&Handle, Box<Report>)> = self.workers.iter().filter_map(|worker| Some((worker, worker.report()?))).collect();
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let reports = self.reports(&mut inner);
         let mut status = Status {
             node: self.config.node.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -23,9 +24,10 @@ impl Daemon {
             connections: ConnectionCounts { used: self.connections.used().into(), max: self.connections.max().into() },
             ..Status::default()
         };
-        for (worker, report) in &reports {
+        for ((worker, report), events_lost) in reports.iter().zip(self.flows.lost()) {
             let (rx, tx, batches) = (report.rx, report.tx, report.batches);
-            status.workers.push(WorkerStatus { core: worker.core as u16, rx, tx, batches, generation: worker.in_force() });
+            let (core, generation) = (worker.core as u16, worker.in_force());
+            status.workers.push(WorkerStatus { core, rx, tx, batches, generation, events_lost });
             add_counters(&mut status, &report.counters);
             add_frames(&mut status, report);
         }
@@ -44,6 +46,33 @@ impl Daemon {
             status.ports.push(PortStatus { name, kind, mode, pod, rx_packets, rx_bytes, tx_packets, tx_bytes });
         }
         status
+    }
+
+    /// What was discarded and refused so far. The sums are those of [`status`](Self::status).
+    pub fn drops(&self) -> DropCounts {
+        let mut inner = self.lock();
+        let reports = self.reports(&mut inner);
+        let dropped = reports.iter().map(|(_, report)| report.counters.drop).sum();
+        let refused = reports.iter().map(|(_, report)| report.counters.rejects.iter().sum::<u64>()).sum();
+        let told = (inner.drops.sum(false), inner.drops.sum(true));
+        if told != (dropped, refused) {
+            tracing::error!(?told, dropped, refused, "the ledger of drops does not meet the counters");
+        }
+        DropCounts { dropped, refused, rows: inner.drops.rows() }
+    }
+
+    /// What each worker has done so far. Everything that a worker hands over only once goes into the daemon's sums here.
+    pub(super) fn reports(&self, inner: &mut Inner) -> Vec<(&Handle, Box<Report>)> {
+        self.reports_under(inner, &[])
+    }
+
+    /// The same while new tables are put in force: `before` are those until now.
+    pub(super) fn reports_under(&self, inner: &mut Inner, before: &[&Tables]) -> Vec<(&Handle, Box<Report>)> {
+        let reports: Vec<_> = self.workers.iter().filter_map(|worker| Some((worker, worker.report()?))).collect();
+        let Inner { drops, tables, .. } = inner;
+        let tables: Vec<&Tables> = std::iter::once(&**tables).chain(before.iter().copied()).collect();
+        reports.iter().for_each(|(_, report)| drops.add(&report.ledger, &tables));
+        reports
     }
 
     /// The state in force and its number.

@@ -183,6 +183,7 @@ fn answer(daemon: &Daemon, request: Request) -> Response {
         }
         Request::Status => Response::Status { status: Box::new(daemon.status()) },
         Request::Runtime { clear } => Response::Runtime { runtime: Box::new(daemon.runtime(clear)) },
+        Request::Drops => Response::Drops { drops: Box::new(daemon.drops()) },
         Request::State => {
             let (generation, state) = daemon.state();
             Response::State { generation, state: Box::new((*state).clone()) }

@@ -5,8 +5,10 @@
 //! and hands them to whoever follows. `weir replay` and `weir trace` name what they see by the same [`Namer`]. The fixed part of
 //! all this, numbers in memory, is the worker's; everything that allocates is the reader's.
 
+mod drops;
 mod filter;
 mod hub;
+mod ledger;
 mod naming;
 mod ring;
 mod watch;
@@ -16,8 +18,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use drops::{DROP_ROWS_MAX, DropCause, DropRow, Drops};
 pub use filter::{End, EventType, Filter, Labels, Term, Test, Verdict};
 pub use hub::{Following, Hub, Query, RECENT_MAX};
+pub use ledger::{Entry, Ledger};
 pub use naming::Namer;
 pub use ring::{Reader, Record, Writer, ring};
 pub use watch::Watch;

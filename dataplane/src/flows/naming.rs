@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Encap, Flow, Outcome, PacketHead, Party, PodName, PolicySide, ServiceName};
-use crate::conntrack::Tuple;
 use crate::events::Fate;
 use crate::io::PortId;
 use crate::model::{Direction, EndpointIndex, Ip, NodeState, ServiceIndex};
@@ -135,7 +134,7 @@ impl Namer {
         let judged = || sides.into_iter().filter_map(|(direction, judgement)| Some((direction, judgement?)));
         let (direction, _) = judged().find(|(_, j)| !j.allowed).or_else(|| judged().rfind(|(_, j)| j.rule.is_some()))?;
         let headers = fate.headers.as_ref()?;
-        let seen = seen_by_policy(fate, headers);
+        let seen = fate.trail.seen(headers);
         let (pod, peer) = match direction {
             Direction::Egress => (seen.src, seen.dst),
             Direction::Ingress => (seen.dst, seen.src),
@@ -156,21 +155,8 @@ impl Namer {
     }
 }
 
-/// The flow as policies see it: in the direction in which it was opened, after the service choice, before source translation
-/// (E1.25).
-fn seen_by_policy(fate: &Fate, headers: &Headers) -> Tuple {
-    if fate.is_reply() == Some(true) {
-        let opener = fate.trail.after.unwrap_or(headers.tuple).inverse();
-        return Tuple { dst: headers.tuple.src, dport: headers.tuple.sport, ..opener };
-    }
-    match fate.trail.backend {
-        Some(backend) => Tuple { dst: backend.address, dport: backend.port, ..headers.tuple },
-        None => headers.tuple,
-    }
-}
-
 /// Who a packet is for: after the service choice, or of a reply, before the source translation that it answers.
 fn destination(fate: &Fate, headers: &Headers) -> Ip {
-    let seen = seen_by_policy(fate, headers);
+    let seen = fate.trail.seen(headers);
     if fate.is_reply() == Some(true) { seen.src } else { seen.dst }
 }

@@ -50,7 +50,7 @@ pub struct Explained {
 }
 
 /// A policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PolicyName {
     /// Its API.
     pub kind: PolicyKind,
@@ -157,8 +157,16 @@ pub fn explain(state: &NodeState, runtime: &Runtime, query: &Query) -> Explained
     explained
 }
 
+/// The NetworkPolicies that isolate a pod in a direction.
+pub fn isolating(state: &NodeState, pod: EndpointIndex, direction: Direction) -> Vec<PolicyName> {
+    let identity = state.endpoints[pod as usize].identity;
+    let policies = state.policies.iter().filter(|p| p.tier == Tier::NetworkPolicy && acts(p, direction));
+    policies.filter(|p| selects(state, p.subject, identity)).map(Policy::full_name).collect()
+}
+
 impl Policy {
-    fn full_name(&self) -> PolicyName {
+    /// What it is called.
+    pub fn full_name(&self) -> PolicyName {
         PolicyName { kind: self.kind, namespace: self.namespace.clone(), name: self.name.clone() }
     }
     fn rule_name(&self, rule: usize) -> RuleName {

@@ -17,7 +17,7 @@ mod tests;
 
 pub use classes::{ClassId, Classes};
 pub use compile::{Subjects, subjects};
-pub use explain::{Explained, Nearest, PolicyName, Query, RuleName, explain};
+pub use explain::{Explained, Nearest, PolicyName, Query, RuleName, explain, isolating};
 
 use crate::model::{Direction, PolicyIndex, proto};
 use crate::verdict::DropReason;

@@ -224,9 +224,7 @@ impl TestNode {
                 break;
             }
             let mut recorder = Recorder::default();
-            let (tables, conns, affinity, arena) = (&self.tables, &self.conns, &self.affinity, self.io.arena());
-            let mut cx = Cx { tables, conns, affinity, arena, local: &mut self.local, now: self.now };
-            process(&mut cx, &mut batch, &mut recorder);
+            self.process(&mut batch, &mut recorder);
             self.seen.extend(recorder.0);
             for packet in batch {
                 match packet.verdict {
@@ -240,6 +238,13 @@ impl TestNode {
         assert_eq!(self.io.free_count(), free, "frames were lost");
         assert_eq!(self.seen.len(), frames.len());
         self.io.take_sent()
+    }
+
+    /// Takes a batch of our frames through the pipeline.
+    pub fn process(&mut self, batch: &mut Batch, observer: &mut impl Observer) {
+        let (tables, conns, affinity, arena) = (&self.tables, &self.conns, &self.affinity, self.io.arena());
+        let mut cx = Cx { tables, conns, affinity, arena, local: &mut self.local, now: self.now };
+        process(&mut cx, batch, observer);
     }
 
     /// Lets one frame arrive.

@@ -259,7 +259,7 @@ pub(super) fn readings() -> [Reading; 2] {
             version: "0.1.0".into(),
             generation: 3,
             uptime_secs: 3_600 + secs,
-            workers: vec![WorkerStatus { core: 1, rx: packets, tx: packets - secs, batches: secs * 100, generation: 3 }],
+            workers: vec![WorkerStatus { core: 1, rx: packets, tx: packets - secs, batches: secs * 100, generation: 3, events_lost: 0 }],
             ports: vec![port("eth1", "uplink", None, packets / 3, packets / 2), port("veth7", "pod", Some("shop/web-0"), packets / 2, 7)],
             packets: PacketCounts { received: packets, forward: packets - secs, drop: secs, ..PacketCounts::default() },
             drops: [("POLICY_DENIED".into(), secs), ("TTL_EXCEEDED".into(), 3)].into(),
