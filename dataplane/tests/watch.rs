@@ -9,7 +9,7 @@ use weir_dataplane::flows::{Drops, Ledger, Namer, Watch, ring};
 use weir_dataplane::io::{Batch, PacketIo, PortId};
 use weir_dataplane::model::{Direction, OnChange, Protocol, proto};
 use weir_dataplane::verdict::DropReason;
-use weir_dataplane::wire::tcp;
+use weir_dataplane::wire::{checksum, tcp};
 
 /// Node `a`: `client` may reach `web` on 8080 only; flows are asked again when policies change.
 fn node(on_change: OnChange) -> TestNode {
@@ -52,10 +52,13 @@ fn any_frame(node: &TestNode, random: &mut fastrand::Rng) -> (PortId, Vec<u8>) {
     match random.u8(..30) {
         0 => frame.truncate(random.usize(14..30)),
         1 => frame[12..14].copy_from_slice(&[0x08, 0x06]),
-        // DF, and parts of fragmented packets.
-        2 => frame[20] = 0x40,
-        3 => frame[20..22].copy_from_slice(&[0x20, 0]),
-        4 => frame[20..22].copy_from_slice(&[0, 9]),
+        // Parts of fragmented packets: a first one, and one in the middle.
+        part @ (2 | 3) => {
+            frame[20..22].copy_from_slice(if part == 2 { &[0x20, 0] } else { &[0x20, 9] });
+            frame[24..26].fill(0);
+            let sum = checksum::full(&frame[14..34], 0);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
         _ => {}
     }
     (port, frame)
