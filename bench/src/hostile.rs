@@ -48,8 +48,9 @@ impl Traffic {
             let frame = self.arena.bytes_mut(&mut packet.frame);
             // All but the last fragment carry a multiple of 8 bytes (RFC 791 §3.1): what is left of the frame is padding.
             frame[TOTAL_LEN..][..2].copy_from_slice(&44u16.to_be_bytes());
-            frame[FRAGMENT_ID..][..2].copy_from_slice(&(id as u16).to_be_bytes());
-            let field = if which == Fragments::First { MORE_FRAGMENTS } else { 100 };
+            // Later ones have identifications of their own, or their first one would have been seen.
+            let (field, ids) = if which == Fragments::First { (MORE_FRAGMENTS, 0) } else { (100_u16, 0x8000) };
+            frame[FRAGMENT_ID..][..2].copy_from_slice(&(ids + id as u16).to_be_bytes());
             frame[FRAGMENT_FIELD..][..2].copy_from_slice(&field.to_be_bytes());
             frame[CHECKSUM..][..2].fill(0);
             let sum = checksum::full(&frame[IP..IP + 20], 0);
