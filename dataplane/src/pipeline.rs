@@ -348,9 +348,6 @@ fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: 
         return Err(Refusal::Silent(DropReason::InvalidConntrack));
     }
     let destination = if via_service { *tables.owner(seen.dst) } else { asked };
-    if via_service && inbound.sender == Sender::Uplink && is_behind_overlay(tables, &source.kind) {
-        return Err(Refusal::Silent(DropReason::InvalidSourceIp));
-    }
     if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
         // Nothing of ours: the node's own stack decides.
         let exit = tables.routes.resolve(&destination, seen.dst)?;
@@ -658,11 +655,6 @@ fn is_to_overlay(tables: &Tables, tuple: &Tuple, destination: &OwnerKind) -> boo
     let overlay = &tables.runtime.config.overlay;
     (tuple.proto, tuple.dport, overlay.mode) == (proto::UDP, overlay.port, OverlayMode::Vxlan)
         && matches!(destination, OwnerKind::OwnNode | OwnerKind::OtherNode(_))
-}
-
-/// Pods of other nodes: where there is an overlay, their packets come by it.
-fn is_behind_overlay(tables: &Tables, owner: &OwnerKind) -> bool {
-    tables.runtime.config.overlay.mode == OverlayMode::Vxlan && matches!(owner, OwnerKind::RemotePod { .. } | OwnerKind::Nobody(Some(_)))
 }
 
 /// An ICMP message that is no question, such as an echo reply of which nobody knows: it opens no flow (E2.44).

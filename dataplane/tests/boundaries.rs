@@ -10,32 +10,6 @@ use weir_dataplane::verdict::{DropReason, Verdict};
 use weir_dataplane::wire::tcp;
 
 #[test]
-fn the_underlay_cannot_speak_for_pods_of_other_nodes_where_those_come_by_the_overlay() {
-    let mut state = cluster(0);
-    let port = Frontend { address: addr("10.0.0.10"), port: 30080, kind: FrontendKind::NodePort };
-    std::sync::Arc::make_mut(&mut state.services[0]).frontends.push(port);
-    let mut node = TestNode::new(&state);
-    let web = node.pod("web");
-    // A pod of the other node, and an address of its range that is nobody's yet; to a pod, and to a service of the node's address.
-    for from in ["10.244.2.7:4000", "10.244.2.99:4000"] {
-        for to in ["10.244.1.5:8080", "10.0.0.10:30080"] {
-            let syn = node.craft(UPLINK, tuple(TCP, from, to)).frame();
-            node.drops(UPLINK, syn, DropReason::InvalidSourceIp);
-        }
-    }
-    assert_eq!(node.conns.used(), 0);
-    // What a pod answers to the node itself comes natively.
-    let syn = node.craft(HOST, tuple(TCP, "10.0.0.10:4000", "10.244.2.7:8080")).frame();
-    node.passes(HOST, syn, UPLINK);
-    let answer = Craft { tcp_flags: tcp::SYN | tcp::ACK, ..node.craft(UPLINK, tuple(TCP, "10.244.2.7:8080", "10.0.0.10:4000")) };
-    node.passes(UPLINK, answer.frame(), HOST);
-    // Without an overlay there is no other way.
-    let mut native = TestNode::with(&state, |runtime| runtime.config.overlay.mode = OverlayMode::Native);
-    let syn = native.craft(UPLINK, tuple(TCP, "10.244.2.7:4000", "10.244.1.5:8080")).frame();
-    native.passes(UPLINK, syn, web);
-}
-
-#[test]
 fn the_nodes_own_stack_speaks_for_no_pod_and_no_other_node() {
     let mut node = TestNode::new(&cluster(0));
     let web = node.pod("web");

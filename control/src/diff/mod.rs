@@ -126,7 +126,7 @@ pub fn flow(from: Ip, to: Ip, span: &Span) -> Flow {
 type Changed = BTreeMap<(Outcome, Outcome, Vec<Open>), Vec<Span>>;
 
 fn changed(worlds: &[&World; 2], from: &Group, to: &Group, spans: &[Span]) -> Vec<Change> {
-    let pairs = from.pairs(to).into_iter().filter(|pair| pair.from.family == pair.to.family);
+    let pairs = from.pairs(to, worlds).into_iter().filter(|pair| pair.from.family == pair.to.family);
     let mut found: Vec<(Pair<'_>, Changed)> = pairs.map(|pair| (pair, changed_between(worlds, &pair, spans))).collect();
     // Where it is the same on the own node and elsewhere, nodes do not matter.
     if let [(first, one), (_, other)] = &mut found[..]

@@ -5,8 +5,8 @@ use fastrand::Rng;
 use super::*;
 use weir_dataplane::model::OnChange;
 
-use crate::sim::reach::Place;
 use crate::sim::reach::tests::{cluster, traced, world};
+use crate::sim::reach::{Place, is_served_on};
 use crate::sim::trace::{Question, Tracer};
 
 /// One change somewhere in a cluster: a policy, a Service or a pod's labels.
@@ -46,7 +46,11 @@ fn the_difference_equals_brute_force_on_random_clusters() {
         let tcp = |ports: &[Ports], port| ports.iter().any(|p| p.proto == "tcp" && p.first <= port && port <= p.last);
         let listed = |from: &Place, to: &Place, port| {
             let is = |names: &[String], place: &Place| names.contains(&place.name);
-            let nodes = if from.homes[0] == to.homes[0] { Nodes::Same } else { Nodes::Other };
+            let together = match (from.kind, to.kind) {
+                (Kind::Node, Kind::Service) => is_served_on(&[&old, &new], to, from),
+                _ => from.homes[0] == to.homes[0],
+            };
+            let nodes = if together { Nodes::Same } else { Nodes::Other };
             let here = |c: &&Change| c.nodes.is_none_or(|wanted| wanted == nodes);
             found.changes.iter().filter(here).any(|c| c.family == from.family && is(&c.from, from) && is(&c.to, to) && tcp(&c.ports, port))
         };

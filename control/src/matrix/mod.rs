@@ -122,7 +122,7 @@ fn essence(world: &World, from: &Group, to: &Group, spans: &[Span]) -> Option<Es
     if from.kind == Kind::Service || (from.kind, to.kind) == (Kind::Outside, Kind::Outside) {
         return None;
     }
-    let pairs = from.pairs(to).into_iter().filter(|pair| pair.from.family == pair.to.family);
+    let pairs = from.pairs(to, &[world]).into_iter().filter(|pair| pair.from.family == pair.to.family);
     let mut found: Vec<Essence> = pairs.filter_map(|pair| between(world, &pair, spans)).collect();
     let plain = |essence: &Essence| -> Essence {
         essence.iter().map(|(_, verdict, reasons, spans)| (None, *verdict, reasons.clone(), spans.clone())).collect()
@@ -195,7 +195,7 @@ fn class(groups: Vec<&Group>) -> Class {
 
 fn cell(world: &World, (from, to): (usize, usize), groups: (&Group, &Group), essence: &Essence) -> Cell {
     let mut found = Vec::new();
-    let pairs = groups.0.pairs(groups.1);
+    let pairs = groups.0.pairs(groups.1, &[world]);
     for (nodes, verdict, _, spans) in essence {
         let pair = pairs.iter().find(|pair| nodes.is_none() || pair.nodes == *nodes);
         let ends = pair.and_then(|pair| Some((pair.from.addresses[0]?, pair.to.addresses[0]?)));

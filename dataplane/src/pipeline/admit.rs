@@ -3,7 +3,7 @@
 //! Parses, takes overlay packets out of their wrapping, answers neighbours, guards sources. What passes is an IP packet whose
 //! source is proven as far as its port can prove it.
 
-use super::{Cx, Inbound, Sender, is_behind_overlay, is_to_overlay};
+use super::{Cx, Inbound, Sender, is_to_overlay};
 use crate::answer;
 use crate::io::Packet;
 use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, OverlayMode, proto};
@@ -52,7 +52,11 @@ pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &mut Inbound)
         Side::Uplink if is_overlay(cx, headers) => Sender::Tunnel(unwrap(cx, packet, port, headers)?),
         Side::Uplink => {
             check_link(cx, packet, port, headers, port.mac.unwrap_or_default())?;
-            guard_underlay(cx, headers)?;
+            // Martians: what only this node may send. A remote pod's packet may come natively, from peers that route where they can.
+            let own = matches!(cx.tables.owner(headers.tuple.src).kind, OwnerKind::LocalPod { .. } | OwnerKind::OwnNode);
+            if own {
+                Err(DropReason::InvalidSourceIp)?;
+            }
             Sender::Uplink
         }
     };
@@ -128,18 +132,6 @@ fn guard_pod(cx: &Cx<'_>, port: &PortEntry, addresses: &[Ip], headers: &Headers)
     let overlay = tuple.proto == proto::UDP && tuple.dport == cx.tables.runtime.config.overlay.port;
     if overlay && is_to_overlay(cx.tables, tuple, &cx.tables.owner(tuple.dst).kind) {
         return Err(DropReason::EncapsulationProhibited);
-    }
-    Ok(())
-}
-
-/// The underlay sends nothing that only this node may send, and of what comes by the overlay only answers to the node itself.
-#[inline(always)]
-fn guard_underlay(cx: &Cx<'_>, headers: &Headers) -> Result<(), DropReason> {
-    let tuple = &headers.tuple;
-    let source = &cx.tables.owner(tuple.src).kind;
-    let is_own = matches!(source, OwnerKind::LocalPod { .. } | OwnerKind::OwnNode);
-    if is_own || is_behind_overlay(cx.tables, source) && cx.tables.owner(tuple.dst).kind != OwnerKind::OwnNode {
-        return Err(DropReason::InvalidSourceIp);
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use weir_dataplane::tables::{OwnerKind, Tables};
 use weir_dataplane::verdict::DropReason;
 
 pub use held::Held;
-pub use places::{Group, Kind, Nodes, Pair, Place, groups, named};
+pub use places::{Group, Kind, Nodes, Pair, Place, groups, is_served_on, named};
 pub use ports::{Cuts, Span, cuts, spans, traffic};
 
 use super::row::PolicySide;

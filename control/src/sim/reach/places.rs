@@ -52,7 +52,7 @@ pub struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Nodes {
-    /// The pod is on that node.
+    /// The pod, or a backend of the Service, is on that node.
     Same,
     /// It is on another one.
     Other,
@@ -99,10 +99,19 @@ impl Group {
 
     /// Flows' two ends, one of each group and not the same place, that stand for all there are: one pair, or, where a node is one
     /// of the ends, one for each way in which the ends share a node in the worlds. None where there are no two places.
-    pub fn pairs<'a>(&'a self, to: &'a Self) -> Vec<Pair<'a>> {
+    pub fn pairs<'a>(&'a self, to: &'a Self, worlds: &[&World]) -> Vec<Pair<'a>> {
         let is_other = |a: &Place, b: &Place| (a.kind, &a.name) != (b.kind, &b.name);
         let first = &self.places[0];
         let pair = |from: &'a Place, to: &'a Place| Pair { from, to, nodes: None };
+        if (self.kind, to.kind) == (Kind::Node, Kind::Service) {
+            // A node that has a backend and one that has none: what a node sends to its own pods no policy denies.
+            let service = &to.places[0];
+            let pair = |has: bool| {
+                let from = self.places.iter().find(|node| is_served_on(worlds, service, node) == has)?;
+                Some(Pair { from, to: service, nodes: Some(if has { Nodes::Same } else { Nodes::Other }) })
+            };
+            return [true, false].into_iter().filter_map(pair).collect();
+        }
         let nodes_matter = matches!((self.kind, to.kind), (Kind::Node, Kind::Pod) | (Kind::Pod, Kind::Node));
         if !nodes_matter {
             return to.places.iter().find(|place| is_other(first, place)).map(|other| pair(first, other)).into_iter().collect();
@@ -204,6 +213,16 @@ pub fn named(worlds: &[&World]) -> Vec<Place> {
         Place { kind, name, addresses, homes, family }
     };
     found.into_iter().map(place).collect()
+}
+
+/// Tells whether a Service has a backend on a node in any of the worlds.
+pub fn is_served_on(worlds: &[&World], service: &Place, node: &Place) -> bool {
+    let mut ends = worlds.iter().zip(&service.addresses).zip(&node.homes);
+    ends.any(|((world, address), home)| {
+        let asked = world.state().services.iter().filter(|s| s.frontends.iter().any(|f| Some(Ip::from(f.address)) == *address));
+        let mut backends = asked.flat_map(|service| &service.backends);
+        backends.any(|backend| world.homes.get(&Ip::from(backend.address)).map(|(node, _)| *node) == *home)
+    })
 }
 
 impl World {
