@@ -19,28 +19,26 @@
 
 mod admit;
 mod exits;
+mod first;
 mod hot;
 mod odd;
 mod refusal;
 
 use weir_xsk::Arena;
 
-use crate::conntrack::{
-    self, ConnTable, FlowDir, FlowInit, FlowState, FlowView, Fragments, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple,
-};
+use crate::conntrack::{self, ConnTable, FlowDir, FlowView, Fragments, Hit, Ticks, Tuple};
 use crate::counters::{Counters, Stage};
 use crate::events::{CtState, Event, Hears, Observer, Trail, is_decision};
 use crate::io::{BATCH_MAX, Packet, PortId};
-use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, OverlayMode, proto};
-use crate::nat::{Rewrite, RewriteFlags, select_source};
+use crate::model::{Direction, Ip, NodeIndex, OnChange, OverlayMode, proto};
+use crate::nat::{Rewrite, RewriteFlags};
 use crate::parse::{Headers, Parsed, parse};
-use crate::policy::Judgement;
 use crate::route::{Exit, ExitId};
-use crate::service::{Affinity, Selection};
+use crate::service::Affinity;
 use crate::tables::{Owner, OwnerKind, Tables};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{icmp, icmpv6};
 use exits::{emit, fits};
+use first::first_packet;
 use refusal::{Limiter, Refusal};
 
 /// Most entries of the connection table that a batch looks at for expiry; as many as that while the table is nearly full.
@@ -325,138 +323,6 @@ fn prove(cx: &Cx<'_>, hit: Hit, view: &FlowView, exit: ExitId, sender: Sender, i
     }
 }
 
-/// The first packet of a flow: decides everything about it, once.
-#[inline(never)]
-fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
-    let tuple = inbound.headers.tuple;
-    let kind = opening_kind(cx.arena.bytes(&packet.frame), &inbound.headers);
-    let state = FlowState::opening(tuple.proto, kind).filter(|_| !is_icmp_without_question(&inbound.headers));
-    trail.state = if state.is_some() { CtState::New } else { CtState::Invalid };
-    let tables = cx.tables;
-
-    if state.is_none() && cx.tables.runtime.config.conntrack.invalid == OnInvalid::Drop && !is_for_the_node(cx, inbound) {
-        return Err(Refusal::Silent(DropReason::InvalidConntrack)); // E2.44
-    }
-    if odd::is_ping_to_service(tables, &inbound.headers) {
-        return odd::answer_ping(cx, packet, inbound);
-    }
-
-    // Service: which backend (E2.8 to E2.35). It changes the destination alone.
-    let (source, asked) = (*tables.owner(tuple.src), *tables.owner(tuple.dst));
-    let Choice { seen, masquerade, via_service, counter } = choose_backend(cx, &tuple, &source, &asked, trail)?;
-    if via_service && state.is_none() {
-        return Err(Refusal::Silent(DropReason::InvalidConntrack));
-    }
-    let destination = if via_service { *tables.owner(seen.dst) } else { asked };
-    if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
-        // Nothing of ours: the node's own stack decides.
-        let exit = tables.routes.resolve(&destination, seen.dst)?;
-        trail.after = Some(tuple);
-        return emit(cx, packet, inbound, tables.routes.exit(exit), tuple.dst, trail);
-    }
-    if !via_service && is_transit(inbound.sender, &destination.kind) {
-        return Err(Refusal::Silent(DropReason::OtherHost));
-    }
-    // A Service with a node's address as its endpoint must not carry overlay packets of a client's making: masqueraded, they
-    // would come from this node, which its peers believe.
-    if is_to_overlay(tables, &seen, &destination.kind) && (via_service || inbound.sender != Sender::Host) {
-        return Err(Refusal::Silent(DropReason::EncapsulationProhibited));
-    }
-
-    // Policy: after the service choice, before source translation (E1.25). Both sides must allow (E1.6).
-    if matches!(source.kind, OwnerKind::LocalPod { .. }) {
-        let judged = tables.judge_owners(&source, Direction::Egress, &destination, seen.proto, seen.dport, via_service);
-        trail.egress = Some(judged);
-        obey(cx, judged, &tuple)?;
-    }
-    if matches!(destination.kind, OwnerKind::LocalPod { .. }) {
-        let judged = tables.judge_owners(&destination, Direction::Ingress, &source, seen.proto, seen.dport, via_service);
-        trail.ingress = Some(judged);
-        obey(cx, judged, &tuple)?;
-    }
-
-    // Route: both ways, so that the reply's first packet is a known one already.
-    let exit = resolve(cx, &destination, seen.dst)?;
-    let back = tables.routes.resolve(&source, seen.src).ok();
-    let way = tables.routes.exit(exit);
-    fits(cx, inbound, way, trail)?;
-    // Masquerade: pods towards the outside, and services where E2.27 says so.
-    let outside = !destination.in_cluster && destination.kind != OwnerKind::OwnNode;
-    let leaves = match inbound.sender {
-        Sender::Pod => outside && !destination.keeps_source,
-        // The node asks a service that another node's own stack answers: only the port tells the answer as ours.
-        Sender::Host => outside && via_service,
-        Sender::Uplink | Sender::Tunnel(_) => false,
-    };
-    let Some(state) = state else {
-        // E2.44, `conntrack.invalid: forward`: as it is, and nothing is remembered; so what must be translated cannot go.
-        if leaves {
-            return Err(Refusal::Silent(DropReason::InvalidConntrack));
-        }
-        trail.after = Some(seen);
-        return edit_and_emit(cx, packet, inbound, &Rewrite::default(), seen.dst, way, trail);
-    };
-
-    let is_node_itself = source.kind == OwnerKind::OwnNode && destination.in_cluster;
-    let to = if leaves || masquerade && !is_node_itself { translate_source(cx, &seen)? } else { seen };
-
-    // Conntrack: from here on every packet of the flow follows.
-    let owner = match (inbound.sender, destination.kind) {
-        (Sender::Pod, _) => u32::from(packet.in_port.0),
-        // What comes to a pod uses up its share, not its neighbours'.
-        (_, OwnerKind::LocalPod { port: Some(port), .. }) => u32::from(port.0),
-        _ => NO_OWNER,
-    };
-    let flow = NewFlow { original: tuple, to, exit, back, owner, counter, state };
-    let hit = insert(cx, &flow)?;
-    let view = cx.conns.flow(hit);
-    // Where another worker was faster, its choice of a backend counts, and so does the way there.
-    let exit = current_exit(cx, hit, &view, trail)?;
-    trail.after = Some(view.to);
-    let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
-    cx.conns.touch(hit, inbound.headers.l3_total, Ticks::from_nanos(cx.now));
-    prove(cx, hit, &view, exit, inbound.sender, packet.in_port);
-    Ok(verdict)
-}
-
-/// What the services say of a new flow.
-struct Choice {
-    /// The tuple with the backend as its destination.
-    seen: Tuple,
-    /// Its source is to become the node.
-    masquerade: bool,
-    /// A service was asked for.
-    via_service: bool,
-    /// Where the backend's connections are counted.
-    counter: u32,
-}
-
-/// Asks the services about a new flow.
-fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, source: &Owner, asked: &Owner, trail: &mut Trail) -> Result<Choice, Refusal> {
-    let tables = cx.tables;
-    let (in_services, origin) = (asked.in_services, tables.origin_of(source));
-    let now_secs = (cx.now / 1_000_000_000) as u32;
-    let conns = cx.conns;
-    let connections = |counter| conns.counted(counter).unwrap_or(0);
-    match tables.services.select(tuple, origin, in_services, cx.affinity, connections, now_secs, &mut cx.local.random) {
-        Selection::NotService => Ok(Choice { seen: *tuple, masquerade: false, via_service: false, counter: NOT_COUNTED }),
-        Selection::Refuse(reason, service) => {
-            trail.service = service;
-            Err(Refusal::unreachable(reason, tuple))
-        }
-        Selection::Drop(reason, service) => {
-            trail.service = service;
-            Err(Refusal::Silent(reason))
-        }
-        Selection::Backend { backend, masquerade, service, counter } => {
-            trail.service = Some(service);
-            trail.backend = Some(backend);
-            let seen = Tuple { dst: backend.address, dport: backend.port, ..*tuple };
-            Ok(Choice { seen, masquerade, via_service: true, counter })
-        }
-    }
-}
-
 /// The way to an address. Where only the neighbour is unknown this is noted, so that the kernel can be asked for it.
 fn resolve(cx: &mut Cx<'_>, owner: &Owner, destination: Ip) -> Result<ExitId, DropReason> {
     let exit = cx.tables.routes.resolve(owner, destination);
@@ -464,85 +330,6 @@ fn resolve(cx: &mut Cx<'_>, owner: &Owner, destination: Ip) -> Result<ExitId, Dr
         cx.local.unresolved = Some(destination);
     }
     exit
-}
-
-/// Turns a denial into what the operator wants of it (E1.41).
-fn obey(cx: &Cx<'_>, judged: Judgement, tuple: &Tuple) -> Result<(), Refusal> {
-    match judged.reason {
-        None => Ok(()),
-        Some(reason) if cx.tables.runtime.config.policy.deny_action == crate::model::DenyAction::Reject => {
-            Err(Refusal::prohibited(reason, tuple))
-        }
-        Some(reason) => Err(Refusal::Silent(reason)),
-    }
-}
-
-/// Finds the tuple with which a masqueraded flow leaves.
-fn translate_source(cx: &mut Cx<'_>, seen: &Tuple) -> Result<Tuple, Refusal> {
-    // Their checksums cover the addresses, and we know neither (RFC 3828 §3.1, RFC 4340 §9.1).
-    if matches!(seen.proto, proto::UDP_LITE | proto::DCCP) {
-        return Err(Refusal::Silent(DropReason::UnknownL4));
-    }
-    let no_mapping = Refusal::Silent(DropReason::NoMappingForMasquerade);
-    let address = cx.tables.own_address(seen.is_v4()).ok_or(no_mapping)?;
-    free_source(cx, seen, address).ok_or(no_mapping)
-}
-
-fn free_source(cx: &mut Cx<'_>, seen: &Tuple, address: Ip) -> Option<Tuple> {
-    let (first, last) = cx.tables.runtime.config.masquerade.ports;
-    let conns = cx.conns;
-    let taken = |reply: &Tuple| conns.lookup(conns.hash(reply), reply).is_some();
-    select_source(seen, address, &(first..=last), &mut cx.local.random, taken)
-}
-
-/// What was decided about a new flow.
-struct NewFlow {
-    original: Tuple,
-    to: Tuple,
-    exit: ExitId,
-    /// Exit of the way back, if there is one.
-    back: Option<ExitId>,
-    owner: u32,
-    counter: u32,
-    state: FlowState,
-}
-
-impl NewFlow {
-    fn init(&self, generation: u32) -> FlowInit {
-        let there = Rewrite::compile(&self.original, &self.to);
-        let back = Rewrite::compile(&self.to.inverse(), &self.original.inverse());
-        FlowInit {
-            original: Leg { exit: Way::new(self.exit, None).bits(), l3_delta: there.l3_delta, l4_delta: there.l4_delta },
-            reply: Leg {
-                exit: self.back.map_or(Way::UNKNOWN, |exit| Way::new(exit, None)).bits(),
-                l3_delta: back.l3_delta,
-                l4_delta: back.l4_delta,
-            },
-            generation,
-            owner: self.owner,
-            counter: self.counter,
-            state: self.state,
-        }
-    }
-}
-
-/// Enters a flow into the connection table. Where another flow already has the reply's tuple, the source port changes, as two
-/// connections of a client by way of two services to one backend need it.
-fn insert(cx: &mut Cx<'_>, flow: &NewFlow) -> Result<Hit, Refusal> {
-    let full = Refusal::Silent(DropReason::CtMapInsertionFailed);
-    let now = Ticks::from_nanos(cx.now);
-    let generation = cx.tables.generation;
-    match cx.conns.insert(&mut cx.local.conns, &flow.original, &flow.to.inverse(), &flow.init(generation), now) {
-        Ok(hit) => Ok(hit),
-        // Another worker was faster with the same flow.
-        Err(InsertError::Exists(hit)) if cx.conns.flow(hit).tuple == flow.original => Ok(hit),
-        Err(InsertError::Exists(_)) => {
-            let to = free_source(cx, &flow.to, flow.to.src).ok_or(Refusal::Silent(DropReason::NoMappingForMasquerade))?;
-            let flow = NewFlow { to, ..*flow };
-            cx.conns.insert(&mut cx.local.conns, &flow.original, &to.inverse(), &flow.init(generation), now).map_err(|_| full)
-        }
-        Err(InsertError::Full | InsertError::ShareExceeded | InsertError::Busy) => Err(full),
-    }
 }
 
 /// The exit of a flow's direction, found anew where it was decided under other tables.
@@ -645,31 +432,11 @@ fn opening_kind(bytes: &[u8], headers: &Headers) -> u8 {
     }
 }
 
-/// What the node's own stack judges: natively received, for one of its addresses.
-fn is_for_the_node(cx: &Cx<'_>, inbound: &Inbound) -> bool {
-    inbound.sender == Sender::Uplink && cx.tables.owner(inbound.headers.tuple.dst).kind == OwnerKind::OwnNode
-}
-
 /// What a node would take for an overlay packet.
 fn is_to_overlay(tables: &Tables, tuple: &Tuple, destination: &OwnerKind) -> bool {
     let overlay = &tables.runtime.config.overlay;
     (tuple.proto, tuple.dport, overlay.mode) == (proto::UDP, overlay.port, OverlayMode::Vxlan)
         && matches!(destination, OwnerKind::OwnNode | OwnerKind::OtherNode(_))
-}
-
-/// An ICMP message that is no question, such as an echo reply of which nobody knows: it opens no flow (E2.44).
-fn is_icmp_without_question(headers: &Headers) -> bool {
-    match headers.tuple.proto {
-        proto::ICMP => !icmp::is_query(headers.icmp_type),
-        proto::ICMPV6 => !icmpv6::is_query(headers.icmp_type),
-        _ => false,
-    }
-}
-
-/// This node is no router between others: what the network sends must be for it, its pods or its services.
-fn is_transit(from: Sender, destination: &OwnerKind) -> bool {
-    let network = matches!(from, Sender::Uplink | Sender::Tunnel(_));
-    network && !matches!(destination, OwnerKind::LocalPod { .. } | OwnerKind::OwnNode)
 }
 
 #[inline(never)]
