@@ -22,6 +22,18 @@ pub struct PortCounters {
 }
 
 impl PortCounters {
+    /// Counts a frame that came in.
+    #[inline(always)]
+    pub(crate) fn rx(&mut self, bytes: usize) {
+        self.rx_packets += 1;
+        self.rx_bytes += bytes as u64;
+    }
+    /// Counts a frame that was sent out.
+    #[inline(always)]
+    pub(crate) fn tx(&mut self, bytes: usize) {
+        self.tx_packets += 1;
+        self.tx_bytes += bytes as u64;
+    }
     /// Adds another worker's counters of the port to these.
     pub fn add(&mut self, other: &Self) {
         self.rx_packets += other.rx_packets;
@@ -86,8 +98,7 @@ impl Counters {
     pub fn rx(&mut self, port: PortId, bytes: usize) {
         self.received += 1;
         if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
-            port.rx_packets += 1;
-            port.rx_bytes += bytes as u64;
+            port.rx(bytes);
         }
     }
 
@@ -188,10 +199,9 @@ impl Counters {
     }
 
     #[inline(always)]
-    pub(crate) fn tx(&mut self, port: PortId, bytes: usize) {
+    fn tx(&mut self, port: PortId, bytes: usize) {
         if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
-            port.tx_packets += 1;
-            port.tx_bytes += bytes as u64;
+            port.tx(bytes);
         }
     }
 }

@@ -26,7 +26,7 @@ mod refusal;
 
 use weir_xsk::Arena;
 
-use crate::conntrack::{self, ConnTable, FlowDir, FlowView, Fragments, Hit, Ticks, Tuple};
+use crate::conntrack::{self, Baseline, ConnTable, FlowDir, FlowView, Fragments, Hit, Isa, Ticks, Tuple};
 use crate::counters::{Counters, Stage};
 use crate::events::{CtState, Event, Hears, Observer, Trail, is_decision};
 use crate::io::{BATCH_MAX, Packet, PortId};
@@ -166,9 +166,15 @@ impl Way {
 ///
 /// An empty batch is good for the upkeep of the tables and should come now and then when nothing else does.
 pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mut O) {
-    for packet in &*batch {
-        cx.arena.prefetch(&packet.frame);
+    match cx.conns.modern() {
+        Some(isa) => isa.run(|| process_with(cx, batch, observer, isa)),
+        None => process_with(cx, batch, observer, Baseline),
     }
+}
+
+/// [`process`] by a set of instructions.
+#[inline(always)]
+fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mut O, isa: impl Isa) {
     let ports = cx.tables.ports.count();
     cx.local.counters.fit_ports(ports);
     if cx.local.limiters.len() < ports {
@@ -178,18 +184,19 @@ pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mu
     if arrivals.len() < batch.len() {
         arrivals.resize(batch.len(), hot::Arrival::BLANK);
     }
-    hot::look(cx, batch, &mut arrivals[..batch.len()], observer);
-    let now = Ticks::from_nanos(cx.now);
+    let lane = hot::Lane::new(cx, isa);
+    hot::look(&lane, &mut cx.local.counters, batch, &mut arrivals[..batch.len()], observer);
     let mut followed = [0; 3];
-    for (index, (packet, arrival)) in batch.iter_mut().zip(&arrivals).enumerate() {
-        let way = if O::HEARS == Hears::Everything { None } else { hot::follow(cx, packet, arrival, now) };
-        if let Some(exit) = way {
-            packet.verdict = exit.verdict;
-            cx.local.counters.tx(exit.port, packet.frame.len());
-            followed[exit.kind as usize] += 1;
-        } else {
+    let mut index = 0;
+    while index < batch.len() {
+        if O::HEARS != Hears::Everything {
+            let ports = &mut cx.local.counters.ports;
+            index += hot::follow_run(&lane, ports, &mut batch[index..], &arrivals[index..], &mut followed);
+        }
+        if let Some(packet) = batch.get_mut(index) {
             packet.verdict = general(cx, packet, index, observer);
             cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.total_len());
+            index += 1;
         }
     }
     observer.stage(Stage::Apply, batch.len());

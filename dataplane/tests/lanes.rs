@@ -1,5 +1,6 @@
-//! The hot lane does what the general lane does: two nodes get the same packets, and on one of them somebody listens, so that
-//! every packet takes the general lane. Verdicts, bytes, counters and connections must be the same after every batch.
+//! The hot lane does what the general lane does: three nodes get the same packets. On one of them somebody listens, so that every
+//! packet takes the general lane; another does without the instructions that not every processor has. Verdicts, bytes, counters and
+//! connections must be the same after every batch.
 //!
 //! Random flows of both families and all kinds of ends, in both directions, bare and inside VXLAN; packets that are spoofed, cut,
 //! padded, marked, damaged, too long or at their last hop; and between the batches other policies, other pods, other backends,
@@ -321,26 +322,34 @@ fn flows(node: &TestNode) -> Vec<FlowRecord> {
     records
 }
 
-/// Plays the steps on both nodes. Gives how many packets the hot lane followed.
+/// Plays the steps on all nodes. Gives how many packets the hot lane followed.
 fn play(steps: &[Step], unfinished: bool, on_change: OnChange, with_macs: bool) -> Result<u64, TestCaseError> {
-    let [mut hot, mut general] = [(); 2].map(|()| node(unfinished, on_change, with_macs));
+    let [mut hot, plain, mut general] = [(); 3].map(|()| node(unfinished, on_change, with_macs));
+    let mut plain = TestNode { conns: plain.conns.with_baseline(), ..plain };
     for step in steps {
         match step {
             Step::Packets(shots) => {
                 let frames: Vec<_> = shots.iter().map(|shot| frame(&general, shot)).collect();
-                let ended = run(&mut hot, &frames, &mut ());
                 let expected = run(&mut general, &frames, &mut Everything);
-                for (index, (ours, theirs)) in ended.iter().zip(&expected).enumerate() {
-                    prop_assert_eq!(ours, theirs, "{:?}: {:02x?}", shots[index], frames[index].1);
+                for node in [&mut hot, &mut plain] {
+                    let ended = run(node, &frames, &mut ());
+                    for (index, (ours, theirs)) in ended.iter().zip(&expected).enumerate() {
+                        prop_assert_eq!(ours, theirs, "{:?}: {:02x?}", shots[index], frames[index].1);
+                    }
                 }
             }
-            Step::State(variant) => [&mut hot, &mut general].into_iter().for_each(|node| node.publish(&state(*variant))),
-            Step::Millis(millis) => [&mut hot, &mut general].into_iter().for_each(|node| node.now += u64::from(*millis) * 1_000_000),
+            Step::State(variant) => [&mut hot, &mut plain, &mut general].into_iter().for_each(|node| node.publish(&state(*variant))),
+            Step::Millis(millis) => {
+                [&mut hot, &mut plain, &mut general].into_iter().for_each(|node| node.now += u64::from(*millis) * 1_000_000);
+            }
         }
-        prop_assert_eq!(flows(&hot), flows(&general));
-        prop_assert_eq!(&hot.local.counters, &general.local.counters);
-        prop_assert!(hot.local.counters.balanced());
+        for node in [&hot, &plain] {
+            prop_assert_eq!(flows(node), flows(&general));
+            prop_assert_eq!(&node.local.counters, &general.local.counters);
+            prop_assert!(node.local.counters.balanced());
+        }
     }
+    prop_assert_eq!(hot.local.followed, plain.local.followed, "both know the same packets");
     prop_assert_eq!(general.local.followed, 0, "where somebody listens all packets take the general lane");
     Ok(hot.local.followed)
 }

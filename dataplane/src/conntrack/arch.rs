@@ -1,22 +1,148 @@
 //! The instructions that Rust has no safe name for: prefetch, one AES round, eight tags at once. Each has a portable twin
 //! that the tests hold equal.
+//!
+//! And which instructions there are, asked once: the hot lane is compiled twice, for every x86-64 processor ([`Baseline`]) and for
+//! those since about 2015 ([`Modern`]). Whoever has an [`Isa`] may use it; what is inlined into [`Isa::run`] is compiled for it, so
+//! that no packet meets a branch or a call because of it.
 
 #![allow(unsafe_code)]
 
+use super::hash::Hasher;
 use super::index::{Bucket, WAYS};
+use super::line::Key;
 use super::sync::Ordering;
 
-/// Asks for the cache line of `item`.
+/// A set of instructions that this processor has.
+pub(crate) trait Isa: Copy {
+    /// Runs `work`; what of it is inlined is compiled for these instructions.
+    fn run<R>(self, work: impl FnOnce() -> R) -> R;
+    /// [`Hasher::hash`].
+    fn hash(self, hasher: &Hasher, key: &Key) -> u64;
+    /// [`tag_mask`].
+    fn tag_mask(self, bucket: &Bucket, tag: u32) -> u32;
+}
+
+/// What every processor has, and AES where a branch finds it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Baseline;
+
+impl Isa for Baseline {
+    #[inline(always)]
+    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    #[inline(always)]
+    fn hash(self, hasher: &Hasher, key: &Key) -> u64 {
+        hasher.hash(key)
+    }
+    #[inline(always)]
+    fn tag_mask(self, bucket: &Bucket, tag: u32) -> u32 {
+        tag_mask(bucket, tag)
+    }
+}
+
+/// AES, AVX2 and the bit instructions that came with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Modern(());
+
+impl Modern {
+    /// `None` where this processor lacks any of them.
+    pub(super) fn detect() -> Option<Self> {
+        #[cfg(all(target_arch = "x86_64", not(any(miri, all(test, any(feature = "loom", feature = "shuttle"))))))]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            let bits = has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("movbe") && has!("popcnt");
+            (bits && has!("aes") && has!("avx2")).then_some(Self(()))
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(any(miri, all(test, any(feature = "loom", feature = "shuttle")))))))]
+        None
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(any(miri, all(test, any(feature = "loom", feature = "shuttle"))))))]
+mod modern {
+    use std::arch::asm;
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+
+    use super::*;
+
+    impl Isa for Modern {
+        #[inline(always)]
+        fn run<R>(self, work: impl FnOnce() -> R) -> R {
+            // SAFETY: `detect`, which alone makes a `Modern`, found all that `run` is compiled for.
+            unsafe { run(work) }
+        }
+        #[inline(always)]
+        fn hash(self, hasher: &Hasher, key: &Key) -> u64 {
+            // SAFETY: as above.
+            hasher.with(key, |state, key| unsafe { aes_round(state, key) })
+        }
+        #[inline(always)]
+        fn tag_mask(self, bucket: &Bucket, tag: u32) -> u32 {
+            // SAFETY: as above.
+            unsafe { tag_mask_avx2(bucket, tag) }
+        }
+    }
+
+    #[target_feature(enable = "aes,avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
+    fn run<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    /// As [`aes_round`](super::aes_round), for who knows that there is one.
+    #[inline]
+    #[target_feature(enable = "aes")]
+    fn aes_round(state: u128, key: u128) -> u128 {
+        // SAFETY: plain bits, equal sizes.
+        unsafe { transmute(_mm_aesenc_si128(transmute::<u128, __m128i>(state), transmute::<u128, __m128i>(key))) }
+    }
+
+    /// As [`tag_mask`], by two comparisons.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn tag_mask_avx2(bucket: &Bucket, tag: u32) -> u32 {
+        let base: *const Bucket = bucket;
+        let (a, b): (__m256i, __m256i);
+        // SAFETY: as in `tag_mask`; each aligned word of an AVX load is one access of the processor.
+        unsafe {
+            asm!(
+                "vmovdqa {a}, [{p}]", "vmovdqa {b}, [{p} + 32]",
+                p = in(reg) base, a = out(ymm_reg) a, b = out(ymm_reg) b,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        let wanted = _mm256_set1_epi32(tag as i32);
+        // The sign of a word is that of its upper half, which is the tag.
+        let mask = |words| _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi32(words, wanted)));
+        (mask(a) | mask(b) << 4) as u32
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", not(any(miri, all(test, any(feature = "loom", feature = "shuttle")))))))]
+impl Isa for Modern {
+    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    fn hash(self, hasher: &Hasher, key: &Key) -> u64 {
+        hasher.hash(key)
+    }
+    fn tag_mask(self, bucket: &Bucket, tag: u32) -> u32 {
+        tag_mask(bucket, tag)
+    }
+}
+
+/// Asks for the cache line of `items[index]`, if there is such an item.
 #[inline(always)]
-pub(super) fn prefetch<T>(item: &T) {
+pub(super) fn prefetch<T>(items: &[T], index: usize) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch of any address is harmless, and this one comes from a reference.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) };
+        // SAFETY: a prefetch reads and writes nothing that the program could see and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(items.as_ptr().wrapping_add(index).cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = item;
+    let _ = (items, index);
 }
 
 /// Bit `n` is set where way `n` of the bucket carries `tag`. A hint: the caller loads the word and looks again.

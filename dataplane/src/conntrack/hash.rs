@@ -4,10 +4,12 @@
 //! An attacker who does not know the key cannot choose tuples that meet in a bucket, even knowing when some did.
 
 use super::arch;
+#[cfg(test)]
+use super::arch::Isa;
 use super::line::Key;
 
 /// A keyed hash function.
-pub(super) struct Hasher {
+pub(crate) struct Hasher {
     keys: [u128; 10],
     aes: bool,
 }
@@ -48,7 +50,7 @@ impl Hasher {
     }
 
     #[inline(always)]
-    fn with(&self, key: &Key, round: impl Fn(u128, u128) -> u128) -> u64 {
+    pub(super) fn with(&self, key: &Key, round: impl Fn(u128, u128) -> u128) -> u64 {
         let keys = &self.keys;
         let ports = u128::from(key.transport()) << 64;
         let mut state = if key.is_v6() {
@@ -154,6 +156,9 @@ mod tests {
             let tuple = Tuple { src, dst, sport: rng.u16(..), dport: rng.u16(..), proto: rng.u8(..) };
             let key = Key::new(&tuple);
             assert_eq!(fast.hash(&key), slow.hash(&key));
+            if let Some(modern) = arch::Modern::detect() {
+                assert_eq!(modern.hash(&fast, &key), slow.hash(&key));
+            }
         }
     }
 }

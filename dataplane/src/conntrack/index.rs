@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::arch;
+use super::arch::{self, Isa};
 use super::flow::FlowDir;
 use super::slab::Slab;
 use super::sync::{AtomicU64, MODEL, Ordering};
@@ -20,7 +20,7 @@ const CROWDED: u32 = WAYS as u32 * 3 / 4;
 /// A cache line of index words.
 #[derive(Default)]
 #[repr(C, align(64))]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     pub(super) ways: [AtomicU64; WAYS],
 }
 
@@ -47,7 +47,37 @@ impl Slot {
 
 /// Where a tuple may be.
 pub(super) struct Index {
-    buckets: Slab<Bucket>,
+    pub(super) buckets: Slab<Bucket>,
+}
+
+const fn tag(hash: u64) -> u32 {
+    hash as u32
+}
+/// The first candidate of so many buckets: the hash's upper half scaled to their number, which need not be a power of two.
+#[inline(always)]
+pub(super) const fn first(count: usize, hash: u64) -> usize {
+    (((hash >> 32) * count as u64) >> 32) as usize
+}
+/// The other candidate. All bits of the hash take part, so tuples that share the first rarely share this one.
+#[inline(always)]
+pub(super) const fn second(count: usize, hash: u64) -> usize {
+    let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let place = (((mixed >> 32) * count as u64) >> 32) as usize;
+    if place != first(count, hash) {
+        place
+    } else if place + 1 == count {
+        0
+    } else {
+        place + 1
+    }
+}
+/// The first slot in a bucket whose tag is that of the hash, or none.
+#[inline(always)]
+pub(super) fn hint(isa: impl Isa, bucket: &Bucket, hash: u64) -> Slot {
+    // Where no way has the tag this looks at one in vain; an empty word has no slot.
+    let mask = isa.tag_mask(bucket, tag(hash));
+    let word = bucket.ways[mask.trailing_zeros() as usize % WAYS].load(Ordering::Acquire);
+    if (word >> 32) as u32 == tag(hash) { Slot(word as u32) } else { Slot::NONE }
 }
 
 impl Index {
@@ -58,62 +88,22 @@ impl Index {
         Ok(Self { buckets: Slab::new(count as usize)? })
     }
 
-    const fn tag(hash: u64) -> u32 {
-        hash as u32
-    }
     const fn word(hash: u64, slot: Slot) -> u64 {
-        (Self::tag(hash) as u64) << 32 | slot.0 as u64
+        (tag(hash) as u64) << 32 | slot.0 as u64
     }
-    /// The first candidate: the hash's upper half scaled to the number of buckets, which need not be a power of two.
     #[inline(always)]
     fn first(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
+        first(self.buckets.len(), hash)
     }
-    /// The other candidate. All bits of the hash take part, so tuples that share the first rarely share this one.
     #[inline(always)]
     fn second(&self, hash: u64) -> usize {
-        let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let place = (((mixed >> 32) * self.buckets.len() as u64) >> 32) as usize;
-        if place != self.first(hash) {
-            place
-        } else if place + 1 == self.buckets.len() {
-            0
-        } else {
-            place + 1
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn prefetch_first(&self, hash: u64) {
-        arch::prefetch(&self.buckets[self.first(hash)]);
-    }
-    #[inline(always)]
-    pub(super) fn prefetch_second(&self, hash: u64) {
-        arch::prefetch(&self.buckets[self.second(hash)]);
-    }
-
-    /// The first slot in the first bucket whose tag is that of the hash, or none.
-    #[inline(always)]
-    pub(super) fn hint_first(&self, hash: u64) -> Slot {
-        self.hint(&self.buckets[self.first(hash)], hash)
-    }
-    /// As [`hint_first`](Self::hint_first), in the second bucket.
-    #[inline(always)]
-    pub(super) fn hint_second(&self, hash: u64) -> Slot {
-        self.hint(&self.buckets[self.second(hash)], hash)
-    }
-    #[inline(always)]
-    fn hint(&self, bucket: &Bucket, hash: u64) -> Slot {
-        // Where no way has the tag this looks at the first one, in vain; an empty word has no slot.
-        let mask = arch::tag_mask(bucket, Self::tag(hash));
-        let word = bucket.ways[mask.trailing_zeros() as usize % WAYS].load(Ordering::Acquire);
-        if (word >> 32) as u32 == Self::tag(hash) { Slot(word as u32) } else { Slot::NONE }
+        second(self.buckets.len(), hash)
     }
 
     /// Calls `each` for every slot with the tag of the hash until it gives something.
     #[inline(always)]
     pub(super) fn find<T>(&self, hash: u64, mut each: impl FnMut(Slot) -> Option<T>) -> Option<T> {
-        let tag = Self::tag(hash);
+        let tag = tag(hash);
         for bucket in [self.first(hash), self.second(hash)] {
             let bucket = &self.buckets[bucket];
             let mut mask = arch::tag_mask(bucket, tag);
@@ -181,7 +171,11 @@ mod tests {
                 word.store(u64::from(rng.u32(0..3)) << 32 | u64::from(rng.u32(0..3)), Ordering::Relaxed);
             }
             for tag in 0..3 {
-                assert_eq!(arch::tag_mask(&bucket, tag), arch::tag_mask_portable(&bucket, tag));
+                let expected = arch::tag_mask_portable(&bucket, tag);
+                assert_eq!(arch::tag_mask(&bucket, tag), expected);
+                if let Some(modern) = arch::Modern::detect() {
+                    assert_eq!(modern.tag_mask(&bucket, tag), expected);
+                }
             }
         }
     }

@@ -122,7 +122,7 @@ impl Key {
 
     /// Tells whether it is an IPv6 tuple's.
     #[inline(always)]
-    pub(super) const fn is_v6(&self) -> bool {
+    pub(crate) const fn is_v6(&self) -> bool {
         self.word4 & V6 != 0
     }
     /// Both addresses of an IPv4 tuple, as [`v4`](Self::v4) takes them; of an IPv6 one nothing of use.

@@ -5,7 +5,6 @@
 //! never decides where a packet goes and never looks into `exit`. Read `table` first.
 
 mod arch;
-mod direction;
 mod epoch;
 mod expiry;
 mod flow;
@@ -15,6 +14,7 @@ mod hash;
 mod index;
 mod insert;
 mod line;
+mod lookup;
 #[cfg(all(test, any(feature = "loom", feature = "shuttle")))]
 mod model_tests;
 pub mod sctp;
@@ -28,11 +28,12 @@ pub mod tcp;
 mod tests;
 mod tuple;
 
-pub(crate) use direction::Direction;
+pub(crate) use arch::{Baseline, Isa};
 pub use expiry::timeout_ms;
 pub use flow::*;
 pub use fragments::Fragments;
 pub(crate) use line::Key;
+pub(crate) use lookup::{Direction, Lookup, Probe};
 pub use state::*;
 pub use table::*;
 pub use tuple::*;

@@ -3,7 +3,8 @@
 use super::arch;
 use super::expiry::{EVICTABLE_MS, timeout_ms};
 use super::flow::*;
-use super::line::status;
+use super::index::Slot;
+use super::line::{line_index, status};
 use super::sync::{MODEL, Ordering};
 use super::table::{ConnTable, Worker};
 
@@ -75,8 +76,8 @@ impl ConnTable {
         }
         let entry = worker.sweep.next()?;
         if entry + AHEAD <= self.max() {
-            arch::prefetch(self.line_of(entry + AHEAD, FlowDir::Original));
-            arch::prefetch(self.line_of(entry + AHEAD, FlowDir::Reply));
+            arch::prefetch(&self.lines, line_index(Slot::new(entry + AHEAD, FlowDir::Original)) as usize);
+            arch::prefetch(&self.lines, line_index(Slot::new(entry + AHEAD, FlowDir::Reply)) as usize);
         }
         Some(entry)
     }

@@ -21,14 +21,14 @@
 use std::io;
 use std::sync::Arc;
 
-use super::arch;
-use super::direction::Direction;
+use super::arch::{Baseline, Isa, Modern};
 use super::epoch::Epochs;
 use super::flow::*;
 use super::free::{Chain, FreeStack, Magazine};
 use super::hash::Hasher;
 use super::index::{Index, Slot};
-use super::line::{Cold, Key, Line, line_index, slot_of, status};
+use super::line::{Cold, Key, Line, line_index, status};
+use super::lookup::{Lookup, Probe};
 use super::slab::Slab;
 use super::state::FlowState;
 use super::sync::{AtomicU32, Ordering};
@@ -58,6 +58,7 @@ pub struct TableConfig {
 pub struct ConnTable {
     config: TableConfig,
     hasher: Hasher,
+    modern: Option<Modern>,
     pub(super) index: Index,
     pub(super) lines: Slab<Line>,
     pub(super) cold: Slab<Cold>,
@@ -122,19 +123,6 @@ const READERS_MAX: usize = 4;
 /// Batches between two looks at how full the table is.
 const PRESSURE_BATCHES: u32 = 16;
 
-/// What a first look at the index gave; see [`ConnTable::prefetch_entry`].
-#[derive(Clone, Copy)]
-pub struct Probe(u32); // the number of a line, or 0
-
-impl Probe {
-    /// Nothing was found.
-    pub const NONE: Self = Self(0);
-    /// Tells whether the index may know the tuple, as far as was looked.
-    pub const fn is_some(&self) -> bool {
-        self.0 != 0
-    }
-}
-
 impl ConnTable {
     /// The largest table: 2^30 - 1 flows, as a slot of the index has 31 bits for entry and direction and a status 30.
     pub const MAX: u32 = (1 << 30) - 1;
@@ -151,6 +139,7 @@ impl ConnTable {
         Ok(Self {
             config: *config,
             hasher: Hasher::new(config.key),
+            modern: Modern::detect(),
             index: Index::new(config.max)?,
             lines: Slab::new(entries * 2)?,
             cold: Slab::new(entries)?,
@@ -165,6 +154,11 @@ impl ConnTable {
     #[must_use]
     pub fn with_counters(self, count: u32) -> Self {
         Self { counters: (0..count).map(|_| AtomicU32::new(0)).collect(), ..self }
+    }
+    /// Does without the instructions that not every processor has. For tests, which hold both ways together.
+    #[must_use]
+    pub fn with_baseline(self) -> Self {
+        Self { modern: None, ..self }
     }
     /// Gives a handle to a worker; `None` once `TableConfig::workers` are in use.
     pub fn worker(&self) -> Option<Worker> {
@@ -220,52 +214,20 @@ impl ConnTable {
     pub(crate) fn hash_key(&self, key: &Key) -> u64 {
         self.hasher.hash(key)
     }
-    /// First stage of a lookup in batches, right after hashing: asks for the first index line.
-    #[inline]
-    pub fn prefetch_buckets(&self, hash: u64) {
-        self.index.prefetch_first(hash);
+    /// The instructions to look for many flows with; `None` where it must be the [`Baseline`](arch::Baseline).
+    #[inline(always)]
+    pub(crate) fn modern(&self) -> Option<Modern> {
+        self.modern
     }
-    /// Second stage: asks for the entry's line if the first index line has the tag (92 %), else for the second index line.
-    #[inline]
-    pub fn prefetch_entry(&self, hash: u64) -> Probe {
-        let line = line_index(self.index.hint_first(hash));
-        if line != 0 {
-            arch::prefetch(&self.lines[line as usize]);
-        } else {
-            self.index.prefetch_second(hash);
-        }
-        Probe(line)
-    }
-    /// Third stage, for those without a slot after the second: asks for the entry's line if the second index line has the tag.
-    #[inline]
-    pub fn prefetch_second(&self, hash: u64, probe: &mut Probe) {
-        if !probe.is_some() {
-            probe.0 = line_index(self.index.hint_second(hash));
-            arch::prefetch(&self.lines[probe.0 as usize]);
-        }
-    }
-    /// Last stage: finds the flow, at once where the probe was right.
-    #[inline]
-    pub fn lookup_probed(&self, hash: u64, probe: Probe, tuple: &Tuple) -> Option<Hit> {
-        let key = Key::new(tuple);
-        // Line 0 is nobody's and never live.
-        if self.lines[probe.0 as usize].is(&key) {
-            let slot = slot_of(probe.0);
-            return Some(Hit { entry: EntryId(slot.entry()), dir: slot.dir() });
-        }
-        self.find(hash, &key)
+    /// The table for who looks for many flows, stage by stage.
+    #[inline(always)]
+    pub(crate) fn lookup_with<I: Isa>(&self, isa: I) -> Lookup<'_, I> {
+        Lookup::new(isa, &self.hasher, &self.index.buckets, &self.lines)
     }
     /// Finds a flow by a tuple of either direction, for a packet alone.
     #[inline]
     pub fn lookup(&self, hash: u64, tuple: &Tuple) -> Option<Hit> {
         self.find(hash, &Key::new(tuple))
-    }
-    /// Last stage for who follows a flow in place: only where the probe was right.
-    #[inline(always)]
-    pub(crate) fn direction(&self, probe: Probe, key: &Key) -> Option<Direction<'_>> {
-        let lines = &*self.lines;
-        let line = &lines[probe.0 as usize];
-        line.is(key).then(|| Direction::new(line, lines, probe.0))
     }
     #[inline]
     fn find(&self, hash: u64, key: &Key) -> Option<Hit> {
@@ -276,20 +238,29 @@ impl ConnTable {
     /// # Panics
     /// Unless all three slices have one length, of at most 64.
     pub fn lookup_batch(&self, tuples: &[Tuple], hashes: &mut [u64], hits: &mut [Option<Hit>]) {
+        assert!(tuples.len() <= 64 && tuples.len() == hashes.len() && tuples.len() == hits.len());
+        match self.modern {
+            Some(isa) => isa.run(|| self.lookup_batch_with(isa, tuples, hashes, hits)),
+            None => self.lookup_batch_with(Baseline, tuples, hashes, hits),
+        }
+    }
+    #[inline(always)]
+    fn lookup_batch_with(&self, isa: impl Isa, tuples: &[Tuple], hashes: &mut [u64], hits: &mut [Option<Hit>]) {
+        let lookup = self.lookup_with(isa);
         let mut probes = [Probe::NONE; 64];
-        assert!(tuples.len() <= probes.len() && tuples.len() == hashes.len() && tuples.len() == hits.len());
-        for (tuple, hash) in tuples.iter().zip(hashes.iter_mut()) {
-            *hash = self.hash(tuple);
-            self.prefetch_buckets(*hash);
+        for ((tuple, hash), probe) in tuples.iter().zip(hashes.iter_mut()).zip(&mut probes) {
+            *hash = lookup.hash(&Key::new(tuple));
+            *probe = lookup.prefetch_bucket(*hash);
         }
         for (hash, probe) in hashes.iter().zip(&mut probes) {
-            *probe = self.prefetch_entry(*hash);
+            lookup.prefetch_entry(*hash, probe);
         }
         for (hash, probe) in hashes.iter().zip(&mut probes) {
-            self.prefetch_second(*hash, probe);
+            lookup.prefetch_second(*hash, probe);
         }
         for (((tuple, hash), probe), hit) in tuples.iter().zip(&*hashes).zip(&probes).zip(hits) {
-            *hit = self.lookup_probed(*hash, *probe, tuple);
+            let key = Key::new(tuple);
+            *hit = lookup.hit(*probe, &key).or_else(|| self.find(*hash, &key));
         }
     }
 

@@ -106,7 +106,7 @@ impl Rewrite {
             let ports = u32::from(self.sport) | u32::from(self.dport) << 16;
             let edited = bytes
                 .get_mut(usize::from(headers.l4)..)
-                .and_then(|l4| edit_transport(l4, headers.tuple.proto == proto::UDP, ports, self.l4_delta));
+                .and_then(|l4| edit_transport_in(l4, headers.tuple.proto == proto::UDP, ports, self.l4_delta));
             return edited.ok_or(DropReason::InvalidPacket);
         }
         self.edit_rare(bytes, headers)
@@ -164,16 +164,29 @@ impl Rewrite {
 }
 
 /// Sets the ports of a TCP or UDP header, without a branch on which of them: the source port is the lower half of `ports`. `delta` is
-/// what the checksum's sum grows by. `None` where the header is not all there.
+/// what the checksum's sum grows by. Of UDP what follows the header is not touched.
 #[inline(always)]
-pub(crate) fn edit_transport(header: &mut [u8], is_udp: bool, ports: u32, delta: u16) -> Option<()> {
+pub(crate) fn edit_transport(header: &mut [u8; tcp::LEN], is_udp: bool, ports: u32, delta: u16) {
+    [header[0], header[1], header[2], header[3]] = ports.rotate_left(16).to_be_bytes();
+    let at = if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
+    [header[at], header[at + 1]] = new_checksum(is_udp, u16::from_be_bytes([header[at], header[at + 1]]), delta).to_be_bytes();
+}
+
+/// The same in what may be shorter; `None` where the header is not all there.
+#[inline(always)]
+fn edit_transport_in(header: &mut [u8], is_udp: bool, ports: u32, delta: u16) -> Option<()> {
+    let at = if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
+    let field: &mut [u8; 2] = chunk_mut(header, at)?;
+    *field = new_checksum(is_udp, u16::from_be_bytes(*field), delta).to_be_bytes();
     *header.first_chunk_mut()? = ports.rotate_left(16).to_be_bytes();
-    let at = tcp::CHECKSUM - (tcp::CHECKSUM - udp::CHECKSUM) * usize::from(is_udp);
-    let field: &mut [u8; 2] = header.get_mut(at..at + 2)?.first_chunk_mut()?;
-    let old = u16::from_be_bytes(*field);
-    let new = checksum::update(old, delta);
-    *field = if (old == 0) | (new == 0) { zero_checksum(is_udp, old, new) } else { new }.to_be_bytes();
     Some(())
+}
+
+/// A transport checksum after an edit.
+#[inline(always)]
+fn new_checksum(is_udp: bool, old: u16, delta: u16) -> u16 {
+    let new = checksum::update(old, delta);
+    if (old == 0) | (new == 0) { zero_checksum(is_udp, old, new) } else { new }
 }
 
 /// RFC 768: in UDP 0 says that there is no checksum, and stays; a computed 0 is sent as all ones.

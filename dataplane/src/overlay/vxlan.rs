@@ -96,11 +96,21 @@ impl Template {
     #[inline(always)]
     pub(crate) fn write(&self, out: &mut [u8], inner_len: usize, tos: u8, flow_hash: u64) -> Option<()> {
         if self.over_v6 {
-            self.write_as::<{ OVERHEAD_V6 }, { OVERHEAD_V6 + INNER_MACS }>(out.first_chunk_mut()?, inner_len, tos, flow_hash);
+            self.write_over_v6(out.first_chunk_mut()?, inner_len, tos, flow_hash);
         } else {
-            self.write_as::<{ OVERHEAD_V4 }, { OVERHEAD_V4 + INNER_MACS }>(out.first_chunk_mut()?, inner_len, tos, flow_hash);
+            self.write_over_v4(out.first_chunk_mut()?, inner_len, tos, flow_hash);
         }
         Some(())
+    }
+    /// As [`write`](Self::write), of a template over IPv4.
+    #[inline(always)]
+    pub(crate) fn write_over_v4(&self, out: &mut [u8; OVERHEAD_V4 + INNER_MACS], inner_len: usize, tos: u8, flow_hash: u64) {
+        self.write_as::<{ OVERHEAD_V4 }, { OVERHEAD_V4 + INNER_MACS }>(out, inner_len, tos, flow_hash);
+    }
+    /// As [`write`](Self::write), of a template over IPv6.
+    #[inline(always)]
+    pub(crate) fn write_over_v6(&self, out: &mut [u8; OVERHEAD_V6 + INNER_MACS], inner_len: usize, tos: u8, flow_hash: u64) {
+        self.write_as::<{ OVERHEAD_V6 }, { OVERHEAD_V6 + INNER_MACS }>(out, inner_len, tos, flow_hash);
     }
 
     #[inline(always)]

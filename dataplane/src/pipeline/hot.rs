@@ -12,17 +12,19 @@
 //! Every header is taken once as an array of fixed size, so that its fields need no check of their own, and kept in the form in
 //! which the connection table has it.
 
+use weir_xsk::Arena;
+
 use super::{Cx, Way};
-use crate::conntrack::{ConnTable, Direction, Key, Probe, Ticks};
-use crate::counters::Stage;
+use crate::conntrack::{Direction, Isa, Key, Lookup, Probe, Ticks};
+use crate::counters::{Counters, PortCounters, Stage};
 use crate::events::Observer;
 use crate::io::Packet;
-use crate::model::{Ip, proto};
+use crate::model::proto;
 use crate::nat::edit_transport;
-use crate::overlay::vxlan::OVERHEAD_V4;
+use crate::overlay::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 use crate::route::Departure;
-use crate::tables::{LinkFamily, LinkFilter, TunnelEnd};
-use crate::wire::{checksum, chunk, chunk_mut, ethernet, ipv4, ipv6, tcp, udp};
+use crate::tables::{Gate, LinkFamily, TunnelEnd};
+use crate::wire::{checksum, ethernet, ipv4, ipv6, tcp, udp};
 
 /// The lower half of a word.
 const LOW: u64 = 0xffff_ffff;
@@ -41,11 +43,12 @@ pub(super) struct Arrival {
     /// Bytes in front of the link header of this packet: those of VXLAN, or none.
     outer: u8,
     tos: u8,
+    /// Who sent the outer packet, where there is one.
+    peer: u32,
     tcp_flags: u8,
     /// The node's own stack sent it.
     from_host: bool,
     is_udp: bool,
-    is_v6: bool,
     /// Whether any of this is true.
     clean: bool,
 }
@@ -60,56 +63,110 @@ impl Arrival {
         total: 0,
         outer: 0,
         tos: 0,
+        peer: 0,
         tcp_flags: 0,
         from_host: false,
         is_udp: false,
-        is_v6: false,
         clean: false,
     };
+}
+
+/// What the packets of a batch meet here, taken out of its places so that a loop over them has it at hand.
+#[derive(Clone, Copy)]
+pub(super) struct Lane<'a, I> {
+    flows: Lookup<'a, I>,
+    arena: &'a Arena,
+    gates: &'a [Option<Gate>],
+    overlay: Option<&'a TunnelEnd>,
+    departures: &'a [Departure],
+    generation: u32,
+    now: Ticks,
+}
+
+impl<'a, I: Isa> Lane<'a, I> {
+    #[inline(always)]
+    pub(super) fn new(cx: &Cx<'a>, isa: I) -> Self {
+        let (tables, arena) = (cx.tables, cx.arena);
+        Self {
+            flows: cx.conns.lookup_with(isa),
+            arena,
+            gates: tables.ports.gates(),
+            overlay: tables.ports.overlay(),
+            departures: tables.routes.departures(),
+            generation: tables.generation,
+            now: Ticks::from_nanos(cx.now),
+        }
+    }
 }
 
 /// Reads a batch and asks for the memory of its flows, in stages: what one stage asks for has arrived when the next one reads it.
 ///
 /// Frames that are not clean take part with what is left in their place: a prefetch of anything is harmless, a branch is not free.
 #[inline(always)]
-pub(super) fn look<O: Observer>(cx: &mut Cx<'_>, batch: &[Packet], arrivals: &mut [Arrival], observer: &mut O) {
-    let conns = cx.conns;
+pub(super) fn look<I: Isa, O: Observer>(
+    lane: &Lane<'_, I>,
+    counters: &mut Counters,
+    batch: &[Packet],
+    arrivals: &mut [Arrival],
+    observer: &mut O,
+) {
+    for packet in batch {
+        lane.arena.prefetch(&packet.frame);
+    }
+    counters.received += batch.len() as u64;
+    let ports = &mut counters.ports[..];
     for (packet, arrival) in batch.iter().zip(&mut *arrivals) {
-        cx.local.counters.rx(packet.in_port, packet.frame.total_len());
-        arrival.clean = read(cx, packet, arrival).is_some();
-        conns.prefetch_buckets(arrival.hash);
+        if let Some(port) = ports.get_mut(usize::from(packet.in_port.0)) {
+            port.rx(packet.frame.total_len());
+        }
+        arrival.clean = read(lane, packet, arrival).is_some();
+        arrival.probe = lane.flows.prefetch_bucket(arrival.hash);
     }
     observer.stage(Stage::Parse, batch.len());
     for arrival in &mut *arrivals {
-        arrival.probe = conns.prefetch_entry(arrival.hash);
+        lane.flows.prefetch_entry(arrival.hash, &mut arrival.probe);
     }
     for arrival in arrivals {
-        conns.prefetch_second(arrival.hash, &mut arrival.probe);
+        lane.flows.prefetch_second(arrival.hash, &mut arrival.probe);
     }
     observer.stage(Stage::Lookup, batch.len());
 }
 
 /// Reads the headers of a clean frame.
 #[inline(always)]
-fn read(cx: &Cx<'_>, packet: &Packet, arrival: &mut Arrival) -> Option<()> {
-    let gate = cx.tables.ports.gate(packet.in_port)?;
-    let frame = cx.arena.bytes(&packet.frame);
+fn read<I: Isa>(lane: &Lane<'_, I>, packet: &Packet, arrival: &mut Arrival) -> Option<()> {
+    let gate = lane.gates.get(usize::from(packet.in_port.0))?.as_ref()?;
+    let mut frame = lane.arena.bytes(&packet.frame);
+    let mut link = &gate.link;
     arrival.from_host = gate.is_host;
     arrival.outer = 0;
     // What comes to our end of the overlay and is not opened here has no flow as it is.
     if gate.is_uplink
-        && let Some(end) = cx.tables.ports.overlay()
-        && let Some(inner) = inner_frame(frame, end)
+        && let Some(end) = lane.overlay
+        && let Some((peer, inner)) = inner_frame(frame, end)
     {
-        arrival.outer = OVERHEAD_V4 as u8;
-        return read_ip(inner, &end.link, gate.unfinished_checksums, cx.conns, arrival);
+        (arrival.outer, arrival.peer) = (OVERHEAD_V4 as u8, peer);
+        (frame, link) = (inner, &end.link);
     }
-    read_ip(frame, &gate.link, gate.unfinished_checksums, cx.conns, arrival)
+    // A frame with less than the length of a TCP header behind an UDP header is rare enough not to be clean.
+    let head: &[u8; LEN_V4] = frame.first_chunk()?;
+    let unfinished_checksums = gate.unfinished_checksums;
+    match link.family(head.first_chunk()?)? {
+        LinkFamily::V4 => read_v4(head, frame.len(), unfinished_checksums, arrival)?,
+        LinkFamily::V6 => read_v6(frame.first_chunk()?, frame.len(), unfinished_checksums, arrival)?,
+    }
+    arrival.hash = lane.flows.hash(&arrival.key);
+    Some(())
 }
 
-/// The frame inside a clean overlay packet.
+/// Link, network and TCP header.
+const LEN_V4: usize = ethernet::LEN + ipv4::LEN + tcp::LEN;
+/// Likewise.
+const LEN_V6: usize = ethernet::LEN + ipv6::LEN + tcp::LEN;
+
+/// The frame inside a clean overlay packet, and who sent it.
 #[inline(always)]
-fn inner_frame<'a>(frame: &'a [u8], end: &TunnelEnd) -> Option<&'a [u8]> {
+fn inner_frame<'a>(frame: &'a [u8], end: &TunnelEnd) -> Option<(u32, &'a [u8])> {
     /// Congestion was met on the way, or a mark that must be carried over (RFC 6040 §4.2).
     const MARKED: u8 = 1;
     let head: &[u8; OVERHEAD_V4] = frame.first_chunk()?;
@@ -123,16 +180,11 @@ fn inner_frame<'a>(frame: &'a [u8], end: &TunnelEnd) -> Option<&'a [u8]> {
         & (*vxlan == end.header);
     let total = total_if_plain(ip)?;
     let whole = usize::from(u16::from_be_bytes([*l0, *l1])) + ipv4::LEN == usize::from(total);
-    (ours & whole & (ip[1] & MARKED == 0)).then(|| frame.get(OVERHEAD_V4..ethernet::LEN + usize::from(total)))?
-}
-
-/// Reads link, network and transport header.
-#[inline(always)]
-fn read_ip(frame: &[u8], link: &LinkFilter, unfinished_checksums: bool, conns: &ConnTable, arrival: &mut Arrival) -> Option<()> {
-    match link.family(frame.first_chunk()?)? {
-        LinkFamily::V4 => read_v4(frame, unfinished_checksums, conns, arrival),
-        LinkFamily::V6 => read_v6(frame, unfinished_checksums, conns, arrival),
+    if !(ours & whole) | (ip[1] & MARKED != 0) {
+        return None;
     }
+    let peer = u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]);
+    Some((peer, frame.get(OVERHEAD_V4..ethernet::LEN + usize::from(total))?))
 }
 
 /// The length of an IPv4 packet with an intact header that has no options and is no fragment.
@@ -146,53 +198,41 @@ fn total_if_plain(ip: &[u8; ipv4::LEN]) -> Option<u16> {
 }
 
 #[inline(always)]
-fn read_v4(frame: &[u8], unfinished_checksums: bool, conns: &ConnTable, arrival: &mut Arrival) -> Option<()> {
-    let (ip, l4) = network_and_transport::<{ ipv4::LEN }, { ethernet::LEN + ipv4::LEN + tcp::LEN }>(frame)?;
+fn read_v4(head: &[u8; LEN_V4], len: usize, unfinished_checksums: bool, arrival: &mut Arrival) -> Option<()> {
+    let (ip, l4): (&[u8; ipv4::LEN], &[u8; tcp::LEN]) = (head[ethernet::LEN..].first_chunk()?, head.last_chunk()?);
     let total = total_if_plain(ip)?;
     let segment_len = i32::from(total) - ipv4::LEN as i32;
     let ports = ports_of(l4, ip[9], segment_len)?;
     let addresses = u64::from_be_bytes(*ip.last_chunk()?);
-    let fits = ethernet::LEN + usize::from(total) <= frame.len();
+    let fits = ethernet::LEN + usize::from(total) <= len;
     if !fits | (ip[ipv4::TTL] <= 1) || unfinished_checksums && is_unfinished(l4, ip[9], segment_len, (addresses >> 32) + (addresses & LOW))
     {
         return None;
     }
     arrival.key.set_v4(addresses, ports, ip[9]);
-    arrival.hash = conns.hash_key(&arrival.key);
-    (arrival.total, arrival.tos, arrival.is_v6) = (total, ip[1], false);
+    (arrival.total, arrival.tos) = (total, ip[1]);
     (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, ip[9]), ip[9] == proto::UDP);
     Some(())
 }
 
 #[inline(always)]
-fn read_v6(frame: &[u8], unfinished_checksums: bool, conns: &ConnTable, arrival: &mut Arrival) -> Option<()> {
-    let (ip, l4) = network_and_transport::<{ ipv6::LEN }, { ethernet::LEN + ipv6::LEN + tcp::LEN }>(frame)?;
+fn read_v6(head: &[u8; LEN_V6], len: usize, unfinished_checksums: bool, arrival: &mut Arrival) -> Option<()> {
+    let (ip, l4): (&[u8; ipv6::LEN], &[u8; tcp::LEN]) = (head[ethernet::LEN..].first_chunk()?, head.last_chunk()?);
     let payload = u16::from_be_bytes([ip[4], ip[5]]);
     let total = payload.checked_add(ipv6::LEN as u16)?;
     let segment_len = i32::from(payload);
     let ports = ports_of(l4, ip[6], segment_len)?;
     let (src, dst) = ipv6::addresses(ip);
-    let fits = ethernet::LEN + usize::from(total) <= frame.len();
+    let fits = ethernet::LEN + usize::from(total) <= len;
     if !fits | (ip[0] >> 4 != 6) | (ip[ipv6::HOP_LIMIT] <= 1)
         || unfinished_checksums && is_unfinished(l4, ip[6], segment_len, checksum::sum_v6(src.0) + checksum::sum_v6(dst.0))
     {
         return None;
     }
     arrival.key = Key::v6(src.0, dst.0, ports, ip[6]);
-    arrival.hash = conns.hash_key(&arrival.key);
-    (arrival.total, arrival.tos, arrival.is_v6) = (total, ip[0] << 4 | ip[1] >> 4, true);
+    (arrival.total, arrival.tos) = (total, ip[0] << 4 | ip[1] >> 4);
     (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, ip[6]), ip[6] == proto::UDP);
     Some(())
-}
-
-/// Network header, and what is as long as a TCP header behind it: a frame with less behind an UDP header is rare enough not to be
-/// clean.
-#[inline(always)]
-fn network_and_transport<const L3: usize, const ALL: usize>(frame: &[u8]) -> Option<(&[u8; L3], &[u8; tcp::LEN])> {
-    let head: &[u8; ALL] = frame.first_chunk()?;
-    let (_, packet) = head.split_first_chunk::<{ ethernet::LEN }>()?;
-    let (ip, l4) = packet.split_first_chunk()?;
-    Some((ip, l4.first_chunk()?))
 }
 
 /// All ones for TCP, else 0. At random half and half a branch on the protocol costs 7 ns, so there is none: every field is read as
@@ -233,75 +273,100 @@ fn is_unfinished(header: &[u8; tcp::LEN], number: u8, segment_len: i32, addresse
     found == u32::from(checksum::fold(addresses + u64::from(number) + u64::from(len)))
 }
 
+/// Does with the first packets of a batch what was decided for their flows, up to one that it cannot follow. Gives how many those
+/// are. `followed` counts them by [`Kind`](crate::route::Kind).
+#[inline(always)]
+pub(super) fn follow_run<I: Isa>(
+    lane: &Lane<'_, I>,
+    ports: &mut [PortCounters],
+    batch: &mut [Packet],
+    arrivals: &[Arrival],
+    followed: &mut [u64; 3],
+) -> usize {
+    for (index, (packet, arrival)) in batch.iter_mut().zip(arrivals).enumerate() {
+        let Some(exit) = follow(lane, packet, arrival) else { return index };
+        packet.verdict = exit.verdict;
+        if let Some(port) = ports.get_mut(usize::from(exit.port.0)) {
+            port.tx(packet.frame.len());
+        }
+        followed[exit.kind as usize] += 1;
+    }
+    batch.len()
+}
+
 /// Does with a packet what was decided for its flow, and gives the exit by which it leaves; `None`, and nothing has happened, where
 /// that is not plainly known.
 #[inline(always)]
-pub(super) fn follow<'a>(cx: &mut Cx<'a>, packet: &mut Packet, arrival: &Arrival, now: Ticks) -> Option<&'a Departure> {
+fn follow<'a, I: Isa>(lane: &Lane<'a, I>, packet: &mut Packet, arrival: &Arrival) -> Option<&'a Departure> {
     if !arrival.clean {
         return None;
     }
-    let tables = cx.tables;
-    let direction = cx.conns.direction(arrival.probe, &arrival.key)?;
+    let direction = lane.flows.direction(arrival.probe, &arrival.key)?;
     let (way, generation) = direction.exit();
     let way = Way::from_bits(way);
-    let exit = tables.routes.departure(way.exit)?;
+    let exit = lane.departures.get(usize::from(way.exit))?;
     let proven = match arrival.outer {
         0 => way.from == packet.in_port.0,
-        _ => tables.routes.departure(way.from)?.vtep == outer_source(cx.arena.bytes(&packet.frame))?,
+        _ => lane.departures.get(usize::from(way.from))?.vtep == u64::from(arrival.peer),
     };
-    let known = direction.is_steady(arrival.tcp_flags) & (generation == tables.generation) & proven;
+    let known = direction.is_steady(arrival.tcp_flags) & (generation == lane.generation) & proven;
     if !known | (arrival.total > exit.mtu) {
         return None;
     }
     let len = u32::from(exit.overhead) + ethernet::LEN as u32 + u32::from(arrival.total);
-    // Bytes are changed from here on; the slices below are as long as they are asked to be.
-    let bytes = cx.arena.reframe(&mut packet.frame, u32::from(arrival.outer), u32::from(exit.overhead), len)?;
-    write_link(bytes, exit, arrival)?;
-    let ip = bytes.get_mut(usize::from(exit.overhead) + ethernet::LEN..)?;
-    translate(ip, arrival, &direction, !(exit.to_host | arrival.from_host))?;
-    direction.count(u32::from(arrival.total), now);
+    // Bytes are changed from here on; the slice is as long as the headers that were read, and what comes in front.
+    let bytes = lane.arena.reframe(&mut packet.frame, u32::from(arrival.outer), u32::from(exit.overhead), len)?;
+    let inner_len = ethernet::LEN + usize::from(arrival.total);
+    let is_hop = !(exit.to_host | arrival.from_host);
+    match &exit.tunnel {
+        None => {
+            *bytes.first_chunk_mut()? = exit.link;
+            translate::<0, LEN_V4, LEN_V6>(bytes, arrival, &direction, is_hop)?;
+        }
+        Some(template) if !template.is_over_v6() => {
+            template.write_over_v4(bytes.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
+            translate::<OVERHEAD_V4, { OVERHEAD_V4 + LEN_V4 }, { OVERHEAD_V4 + LEN_V6 }>(bytes, arrival, &direction, is_hop)?;
+        }
+        Some(template) => {
+            template.write_over_v6(bytes.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
+            translate::<OVERHEAD_V6, { OVERHEAD_V6 + LEN_V4 }, { OVERHEAD_V6 + LEN_V6 }>(bytes, arrival, &direction, is_hop)?;
+        }
+    }
+    direction.count(u32::from(arrival.total), lane.now);
     Some(exit)
 }
 
-/// Who sent an overlay packet over IPv4.
+/// Addresses, ports, time to live, checksums of an IP packet behind a link header `AT` bytes from the start; the constants
+/// besides are where its TCP header ends in each family.
 #[inline(always)]
-fn outer_source(frame: &[u8]) -> Option<Ip> {
-    chunk(frame, ethernet::LEN + 12).map(|source| Ip::v4(u32::from_be_bytes(*source)))
-}
-
-/// Writes what goes in front of the IP packet, but for the EtherType, which is there.
-#[inline(always)]
-fn write_link(frame: &mut [u8], exit: &Departure, arrival: &Arrival) -> Option<()> {
-    match &exit.tunnel {
-        Some(template) => template.write(frame, ethernet::LEN + usize::from(arrival.total), arrival.tos, arrival.hash),
-        None => {
-            *frame.first_chunk_mut()? = exit.link;
-            Some(())
-        }
-    }
-}
-
-/// Addresses, ports, time to live, checksums.
-#[inline(always)]
-fn translate(ip: &mut [u8], arrival: &Arrival, direction: &Direction<'_>, is_hop: bool) -> Option<()> {
-    let (l4, ports) = if arrival.is_v6 {
-        let header: &mut [u8; ipv6::LEN] = chunk_mut(ip, 0)?;
+fn translate<const AT: usize, const V4: usize, const V6: usize>(
+    bytes: &mut [u8],
+    arrival: &Arrival,
+    direction: &Direction<'_>,
+    is_hop: bool,
+) -> Option<()> {
+    const { assert!(V4 == AT + LEN_V4 && V6 == AT + LEN_V6) };
+    let (l4, ports) = if arrival.key.is_v6() {
+        let head: &mut [u8; V6] = bytes.first_chunk_mut()?;
+        let (ip, l4) = head[AT + ethernet::LEN..].split_first_chunk_mut::<{ ipv6::LEN }>()?;
         let (addresses, ports) = direction.translated_v6();
-        header[ipv6::HOP_LIMIT] -= u8::from(is_hop);
-        for (field, word) in header[8..].as_chunks_mut().0.iter_mut().zip(addresses) {
+        ip[ipv6::HOP_LIMIT] -= u8::from(is_hop);
+        for (field, word) in ip[8..].as_chunks_mut().0.iter_mut().zip(addresses) {
             *field = word.to_be_bytes();
         }
-        (ipv6::LEN, ports)
+        (l4, ports)
     } else {
-        let header: &mut [u8; ipv4::LEN] = chunk_mut(ip, 0)?;
+        let head: &mut [u8; V4] = bytes.first_chunk_mut()?;
+        let (ip, l4) = head[AT + ethernet::LEN..].split_first_chunk_mut::<{ ipv4::LEN }>()?;
         let (addresses, ports, l3_delta) = direction.translated_v4();
-        let field = u16::from_be_bytes([header[ipv4::CHECKSUM], header[ipv4::CHECKSUM + 1]]);
+        let field = u16::from_be_bytes([ip[ipv4::CHECKSUM], ip[ipv4::CHECKSUM + 1]]);
         let hop = if is_hop { ipv4::HOP_DELTA } else { 0 };
         let field = checksum::update(checksum::update(field, l3_delta), hop);
-        header[ipv4::TTL] -= u8::from(is_hop);
-        [header[ipv4::CHECKSUM], header[ipv4::CHECKSUM + 1]] = field.to_be_bytes();
-        *header.last_chunk_mut()? = addresses.to_be_bytes();
-        (ipv4::LEN, ports)
+        ip[ipv4::TTL] -= u8::from(is_hop);
+        [ip[ipv4::CHECKSUM], ip[ipv4::CHECKSUM + 1]] = field.to_be_bytes();
+        *ip.last_chunk_mut()? = addresses.to_be_bytes();
+        (l4, ports)
     };
-    edit_transport(ip.get_mut(l4..)?, arrival.is_udp, ports, direction.l4_delta())
+    edit_transport(l4.first_chunk_mut()?, arrival.is_udp, ports, direction.l4_delta());
+    Some(())
 }

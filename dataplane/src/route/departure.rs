@@ -2,7 +2,7 @@
 
 use super::{Exit, Tunnel};
 use crate::io::PortId;
-use crate::model::{Ip, MacAddr};
+use crate::model::MacAddr;
 use crate::overlay::vxlan::{Template, mtu_overhead};
 use crate::verdict::Verdict;
 
@@ -18,8 +18,8 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug)]
 #[repr(align(128))]
 pub(crate) struct Departure {
-    /// Address of the VTEP at the far end; 0 where there is no tunnel.
-    pub(crate) vtep: Ip,
+    /// Address of the VTEP at the far end as a number, or [`NO_VTEP`](Self::NO_VTEP): no tunnel, or none over IPv4.
+    pub(crate) vtep: u64,
     /// How a packet that leaves here ends.
     pub(crate) verdict: Verdict,
     /// Largest IP packet, bytes; 0 where the link header depends on the packet, so that none fits.
@@ -41,6 +41,9 @@ pub(crate) struct Departure {
 const _: () = assert!(size_of::<Departure>() == 128);
 
 impl Departure {
+    /// No IPv4 address.
+    const NO_VTEP: u64 = u64::MAX;
+
     /// Prepares an exit. `tunnels` are those that exits refer to, `own` is the uplink's MAC.
     pub(super) fn new(exit: &Exit, tunnels: &[Tunnel], own: MacAddr) -> Self {
         let plain = |verdict, port, mac: Option<MacAddr>, src: MacAddr, mtu| {
@@ -50,7 +53,7 @@ impl Departure {
             from.copy_from_slice(&src.0);
             let mtu = if mac.is_some() { mtu } else { 0 };
             let kind = if exit.is_host() { Kind::Host } else { Kind::Forward };
-            Self { vtep: Ip(0), verdict, mtu, overhead: 0, to_host: exit.is_host(), kind, port, link, tunnel: None }
+            Self { vtep: Self::NO_VTEP, verdict, mtu, overhead: 0, to_host: exit.is_host(), kind, port, link, tunnel: None }
         };
         match *exit {
             Exit::Pod { port, mac, mtu } => plain(Verdict::Forward(port), port, mac, MacAddr::GATEWAY, mtu),
@@ -59,8 +62,9 @@ impl Departure {
             Exit::Vxlan { port, tunnel, mtu } => {
                 let Tunnel { vtep, template, .. } = &tunnels[tunnel as usize];
                 let overhead = mtu_overhead(template.is_over_v6()) as u8;
+                let vtep = if vtep.is_v4() { vtep.low32().into() } else { Self::NO_VTEP };
                 let (verdict, tunnel) = (Verdict::Encap(port), Some(*template));
-                Self { vtep: *vtep, verdict, mtu, overhead, to_host: false, kind: Kind::Encap, port, link: [0; 12], tunnel }
+                Self { vtep, verdict, mtu, overhead, to_host: false, kind: Kind::Encap, port, link: [0; 12], tunnel }
             }
         }
     }

@@ -225,15 +225,19 @@ impl Routes {
         self.exits[id.0 as usize]
     }
 
-    /// An exit of this generation in the form that the hot lane uses, if there is one of that number.
+    /// The exits of this generation, by number, in the form that the hot lane uses.
     #[inline(always)]
-    pub(crate) fn departure(&self, id: u16) -> Option<&Departure> {
-        self.departures.get(usize::from(id))
+    pub(crate) fn departures(&self) -> &[Departure] {
+        &self.departures
     }
 
     /// The VTEP that a tunnel of that number leads to.
     pub(crate) fn vtep(&self, id: u16) -> Option<Ip> {
-        self.departure(id).filter(|exit| exit.tunnel.is_some()).map(|exit| exit.vtep)
+        // Those that the hot lane knows.
+        match self.exits[..self.departures.len()].get(usize::from(id))? {
+            Exit::Vxlan { tunnel, .. } => Some(self.tunnel(*tunnel).vtep),
+            _ => None,
+        }
     }
 
     /// What an exit of kind [`Exit::Vxlan`] refers to.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 pub use addresses::{Addresses, Owner, OwnerKind};
-pub(crate) use gates::{LinkFamily, LinkFilter, TunnelEnd};
+pub(crate) use gates::{Gate, LinkFamily, TunnelEnd};
 pub use ports::{PortEntry, Ports, Side};
 pub use ranges::Ranges;
 

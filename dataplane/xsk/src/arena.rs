@@ -167,7 +167,8 @@ impl Arena {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
             use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            let header = self.base.as_ptr().wrapping_add(self.offset(frame));
+            let at = frame.slot as usize * self.slot_bytes as usize + frame.start as usize;
+            let header = self.base.as_ptr().wrapping_add(at);
             // SAFETY: a prefetch reads and writes nothing that the program could see and never faults, whatever the address.
             unsafe {
                 _mm_prefetch::<_MM_HINT_ET0>(header.cast());
@@ -178,7 +179,7 @@ impl Arena {
         let _ = frame;
     }
     /// The bytes of a packet's first buffer.
-    #[inline]
+    #[inline(always)]
     pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         let start = self.offset(frame);
         // SAFETY: `offset` checked that the frame is of this arena; `start + len` stays within its slot (every method that
@@ -204,18 +205,21 @@ impl Arena {
         }
         fits
     }
-    /// Takes `off` bytes from the front of the packet, puts `on` bytes there and makes all of it `len` bytes long: other headers, and
-    /// no padding. Gives its bytes, of which new ones are arbitrary; `None` where the slot is too short or the packet has further
-    /// buffers, and then nothing has changed.
-    #[inline]
+    /// Takes `off` bytes from the front of the packet, puts `on` bytes there and cuts all of it to `len` bytes: other headers, and
+    /// no padding. Gives its bytes, those that are cut off included; new ones are arbitrary. `None` where there is not so much
+    /// headroom, not so much to cut, or a further buffer, and then nothing has changed.
+    #[inline(always)]
     pub fn reframe<'a>(&'a self, frame: &'a mut Frame, off: u32, on: u32, len: u32) -> Option<&'a mut [u8]> {
         let start = (u64::from(frame.start) + u64::from(off)).checked_sub(u64::from(on))?;
-        if frame.is_chain() || start + u64::from(len) > u64::from(self.slot_bytes) {
+        let whole = (u64::from(frame.len) + u64::from(on)).checked_sub(u64::from(off))?;
+        if frame.is_chain() || u64::from(len) > whole {
             return None;
         }
-        // Not more than `slot_bytes`.
+        // Neither is more than the end of the packet, which stays where it was.
         (frame.start, frame.len) = (start as u32, len);
-        Some(self.bytes_mut(frame))
+        let start = self.offset(frame);
+        // SAFETY: as in `bytes_mut`; the packet's last byte is the one that it was, and so within its slot.
+        Some(unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(start), whole as usize) })
     }
     /// Sets the length of the whole packet; new bytes at the end are arbitrary. What it had in further buffers is no part of
     /// it any more. Tells whether the slot is long enough.
@@ -300,7 +304,7 @@ impl Arena {
         fits
     }
 
-    #[inline]
+    #[inline(always)]
     fn offset(&self, frame: &Frame) -> usize {
         assert!(frame.arena == self.id, "a frame of another arena");
         frame.slot as usize * self.slot_bytes as usize + frame.start as usize
@@ -330,8 +334,11 @@ mod tests {
             assert!(!arena.push_front(frame, 1));
             assert!(arena.reframe(frame, 0, 1, 1).is_none() && arena.reframe(frame, 1, 0, 256).is_none());
             assert!(arena.reframe(frame, 257, 0, 0).is_none() && arena.reframe(frame, u32::MAX, 0, u32::MAX).is_none());
-            assert_eq!(arena.reframe(frame, 57, 1, 200).unwrap()[8..], [n as u8; 192]);
-            assert_eq!(arena.reframe(frame, 0, 56, 256).unwrap().len(), 256);
+            assert!(arena.reframe(frame, 0, u32::MAX, 0).is_none() && arena.reframe(frame, u32::MAX, u32::MAX, 257).is_none());
+            assert_eq!(arena.reframe(frame, 57, 1, 190).unwrap()[8..], [n as u8; 192]);
+            assert_eq!((frame.headroom_bytes(), frame.len()), (56, 190));
+            assert_eq!(arena.reframe(frame, 0, 56, 246).unwrap().len(), 246);
+            assert!(arena.set_len(frame, 256));
             arena.bytes_mut(frame)[..64].fill(n as u8);
         }
         for (n, frame) in frames.iter().enumerate() {

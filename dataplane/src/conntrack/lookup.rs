@@ -1,0 +1,121 @@
+//! The table as a batch reads it: looked up in stages, and a direction of a live flow read and written where it lies.
+//!
+//! [`ConnTable::flow`](super::ConnTable::flow) decodes a line into values that any stage can use; the hot lane of the pipeline
+//! takes from the line only what it writes into the packet, in the form in which both have it.
+
+use super::arch::{self, Isa};
+use super::flow::{EntryId, Hit, Ticks};
+use super::hash::Hasher;
+use super::index::{self, Bucket};
+use super::line::{Key, Line, line_index, partner_index, slot_of};
+
+/// What a lookup has found so far: after the first stage the number of a bucket, after the others that of a line, or 0.
+#[derive(Clone, Copy)]
+pub(crate) struct Probe(u32);
+
+impl Probe {
+    /// Nothing was found.
+    pub(crate) const NONE: Self = Self(0);
+}
+
+/// A connection table taken apart, so that a loop over packets has its arrays at hand.
+#[derive(Clone, Copy)]
+pub(crate) struct Lookup<'a, I> {
+    isa: I,
+    hasher: &'a Hasher,
+    buckets: &'a [Bucket],
+    lines: &'a [Line],
+}
+
+impl<'a, I: Isa> Lookup<'a, I> {
+    #[inline(always)]
+    pub(super) fn new(isa: I, hasher: &'a Hasher, buckets: &'a [Bucket], lines: &'a [Line]) -> Self {
+        Self { isa, hasher, buckets, lines }
+    }
+    /// Hashes a key.
+    #[inline(always)]
+    pub(crate) fn hash(&self, key: &Key) -> u64 {
+        self.isa.hash(self.hasher, key)
+    }
+    /// First stage, right after hashing: asks for the first index line.
+    #[inline(always)]
+    pub(crate) fn prefetch_bucket(&self, hash: u64) -> Probe {
+        let bucket = index::first(self.buckets.len(), hash);
+        arch::prefetch(self.buckets, bucket);
+        Probe(bucket as u32)
+    }
+    /// Second stage: asks for the entry's line if the first index line has the tag (92 %), else for the second index line.
+    #[inline(always)]
+    pub(crate) fn prefetch_entry(&self, hash: u64, probe: &mut Probe) {
+        let line = line_index(index::hint(self.isa, &self.buckets[probe.0 as usize], hash));
+        if line != 0 {
+            arch::prefetch(self.lines, line as usize);
+        } else {
+            arch::prefetch(self.buckets, index::second(self.buckets.len(), hash));
+        }
+        *probe = Probe(line);
+    }
+    /// Third stage, for those without a line after the second: asks for the entry's line if the second index line has the tag.
+    #[inline(always)]
+    pub(crate) fn prefetch_second(&self, hash: u64, probe: &mut Probe) {
+        if probe.0 == 0 {
+            let bucket = &self.buckets[index::second(self.buckets.len(), hash)];
+            probe.0 = line_index(index::hint(self.isa, bucket, hash));
+            arch::prefetch(self.lines, probe.0 as usize);
+        }
+    }
+    /// Last stage: the flow, where the probe was right.
+    #[inline(always)]
+    pub(crate) fn hit(&self, probe: Probe, key: &Key) -> Option<Hit> {
+        // Line 0 is nobody's and never live.
+        let slot = slot_of(probe.0);
+        self.lines[probe.0 as usize].is(key).then_some(Hit { entry: EntryId(slot.entry()), dir: slot.dir() })
+    }
+    /// The same for who follows the flow in place.
+    #[inline(always)]
+    pub(crate) fn direction(&self, probe: Probe, key: &Key) -> Option<Direction<'a>> {
+        let line = &self.lines[probe.0 as usize];
+        line.is(key).then_some(Direction { line, lines: self.lines, at: probe.0 })
+    }
+}
+
+/// A direction that was found by its key. Good until the worker's next quiescent point.
+pub(crate) struct Direction<'a> {
+    line: &'a Line,
+    /// All lines, and the number of this one.
+    lines: &'a [Line],
+    at: u32,
+}
+
+impl Direction<'_> {
+    /// Tells whether a packet with these TCP flags leaves the flow's state as it is.
+    #[inline(always)]
+    pub(crate) fn is_steady(&self, flags: u8) -> bool {
+        self.line.state().is_steady(slot_of(self.at).dir(), flags)
+    }
+    /// As in [`Leg::exit`](super::Leg), and the generation that decided it.
+    #[inline(always)]
+    pub(crate) fn exit(&self) -> (u32, u32) {
+        self.line.exit()
+    }
+    /// An IPv4 packet's source and destination afterwards, source and destination port, and the delta of the header's checksum.
+    #[inline(always)]
+    pub(crate) fn translated_v4(&self) -> (u64, u32, u16) {
+        self.line.translated_v4()
+    }
+    /// An IPv6 packet's source and destination afterwards, in two words each, and the ports.
+    #[inline(always)]
+    pub(crate) fn translated_v6(&self) -> ([u64; 4], u32) {
+        self.line.translated_v6(&self.lines[partner_index(self.at) as usize])
+    }
+    /// The delta of the transport checksum.
+    #[inline(always)]
+    pub(crate) fn l4_delta(&self) -> u16 {
+        self.line.l4_delta()
+    }
+    /// Counts a packet and renews the flow.
+    #[inline(always)]
+    pub(crate) fn count(&self, bytes: u32, now: Ticks) {
+        self.line.count(bytes, now);
+    }
+}
