@@ -4,13 +4,15 @@
 //! `--toggle-collect='*counted*'` only what a round measures is counted, which is how `ci/instructions.sh` counts.
 
 use std::process::ExitCode;
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use weir_bench::frames::Frames;
 use weir_bench::map_path::{Entry, MapPath};
 use weir_bench::maps::Hashbrown;
 use weir_bench::plan::Plan;
-use weir_bench::traffic::{BATCH, RULES, SLOTS, Traffic, frame_bytes};
+use weir_bench::traffic::{BATCH, KEY, RULES, SLOTS, Traffic, frame_bytes};
 use weir_bench::world;
 use weir_dataplane::conntrack::Tuple;
 use weir_dataplane::model::{Direction, Family, Ip, proto};
@@ -18,9 +20,12 @@ use weir_dataplane::overlay::vxlan;
 
 /// A row's name, and how it does a round.
 type Row = (&'static str, fn(&mut Subject) -> Duration);
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 11] = [
     ("established_dnat_vxlan", Subject::established),
     ("established_decap", Subject::answers),
+    ("established_ipv6", Subject::established),
+    ("lone_packet", Subject::lone),
+    ("two_workers", Subject::two_workers),
     ("new_connection", Subject::new_connections),
     ("hashbrown", Subject::on_hashbrown),
     ("policy", Subject::policy),
@@ -32,6 +37,8 @@ const ROWS: [Row; 8] = [
 /// What all rows are about.
 struct Subject {
     traffic: Traffic,
+    /// A second worker.
+    other: Option<Traffic>,
     map: Option<MapPath<Hashbrown<Entry>>>,
     random: fastrand::Rng,
 }
@@ -45,7 +52,9 @@ fn main() -> ExitCode {
         eprintln!("usage: rounds ROW [FLOWS [ROUNDS]]\nrows: {}", ROWS.map(|(name, _)| name).join(", "));
         return ExitCode::from(2);
     };
-    let mut subject = Subject { traffic: Traffic::new(flows), map: None, random: fastrand::Rng::with_seed(5) };
+    let family = if name.ends_with("ipv6") { Family::V6 } else { Family::V4 };
+    let traffic = Traffic::with(Plan { family, ..Plan::MAIN }, flows, Arc::new(world::tables(RULES)), KEY);
+    let mut subject = Subject { traffic, other: None, map: None, random: fastrand::Rng::with_seed(5) };
     let mut times: Vec<Duration> = (0..rounds).map(|_| round(&mut subject)).collect();
     times.sort_unstable();
     let nanos = |time: Duration| time.as_nanos() as f64 / f64::from(SLOTS);
@@ -72,6 +81,25 @@ impl Subject {
     fn answers(&mut self) -> Duration {
         self.traffic.fill_replies();
         self.round()
+    }
+    fn lone(&mut self) -> Duration {
+        self.traffic.fill_requests();
+        counted(&mut || _ = self.traffic.run_in(1))
+    }
+    /// The mean time of two workers that begin together.
+    fn two_workers(&mut self) -> Duration {
+        let other = self.other.get_or_insert_with(|| self.traffic.beside());
+        let start = Barrier::new(2);
+        let turn = |traffic: &mut Traffic| {
+            traffic.fill_requests();
+            start.wait();
+            traffic.run()
+        };
+        thread::scope(|scope| {
+            let theirs = scope.spawn(|| turn(other));
+            let ours = turn(&mut self.traffic);
+            (ours + theirs.join().expect("a worker")) / 2
+        })
     }
     fn new_connections(&mut self) -> Duration {
         self.traffic.fill_first_packets();

@@ -103,19 +103,18 @@ mod modern {
     #[target_feature(enable = "avx2")]
     fn tag_mask_avx2(bucket: &Bucket, tag: u32) -> u32 {
         let base: *const Bucket = bucket;
-        let (a, b): (__m256i, __m256i);
-        // SAFETY: as in `tag_mask`; each aligned word of an AVX load is one access of the processor.
+        let (low, high): (u32, u32);
+        // SAFETY: as in `tag_mask`; each aligned word of an AVX load is one access of the processor. The sign of a word is that of
+        // its upper half, which is the tag.
         unsafe {
             asm!(
-                "vmovdqa {a}, [{p}]", "vmovdqa {b}, [{p} + 32]",
-                p = in(reg) base, a = out(ymm_reg) a, b = out(ymm_reg) b,
+                "vpcmpeqd {a}, {wanted}, [{p}]", "vpcmpeqd {b}, {wanted}, [{p} + 32]", "vmovmskpd {low:e}, {a}", "vmovmskpd {high:e}, {b}",
+                p = in(reg) base, wanted = in(ymm_reg) _mm256_set1_epi32(tag as i32), a = out(ymm_reg) _, b = out(ymm_reg) _,
+                low = lateout(reg) low, high = lateout(reg) high,
                 options(readonly, nostack, preserves_flags)
             );
         }
-        let wanted = _mm256_set1_epi32(tag as i32);
-        // The sign of a word is that of its upper half, which is the tag.
-        let mask = |words| _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi32(words, wanted)));
-        (mask(a) | mask(b) << 4) as u32
+        low | high << 4
     }
 }
 

@@ -32,8 +32,6 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 pub(super) struct Slot(pub(super) u32);
 
 impl Slot {
-    pub(super) const NONE: Self = Self(0);
-
     pub(super) const fn new(entry: u32, dir: FlowDir) -> Self {
         Self(entry << 1 | dir as u32)
     }
@@ -71,13 +69,11 @@ pub(super) const fn second(count: usize, hash: u64) -> usize {
         place + 1
     }
 }
-/// The first slot in a bucket whose tag is that of the hash, or none.
+/// The first slot in a bucket whose tag is that of the hash. It may be another's, or none, by now; who follows it compares the key.
 #[inline(always)]
-pub(super) fn hint(isa: impl Isa, bucket: &Bucket, hash: u64) -> Slot {
-    // Where no way has the tag this looks at one in vain; an empty word has no slot.
+pub(super) fn hint(isa: impl Isa, bucket: &Bucket, hash: u64) -> Option<Slot> {
     let mask = isa.tag_mask(bucket, tag(hash));
-    let word = bucket.ways[mask.trailing_zeros() as usize % WAYS].load(Ordering::Acquire);
-    if (word >> 32) as u32 == tag(hash) { Slot(word as u32) } else { Slot::NONE }
+    (mask != 0).then(|| Slot(bucket.ways[mask.trailing_zeros() as usize % WAYS].load(Ordering::Acquire) as u32))
 }
 
 impl Index {

@@ -16,7 +16,7 @@
 //!
 //! Words 0 to 3, and of word 4 all but the state and `LIVE`, never change while the flow lives.
 
-use super::flow::{FlowCounts, Leg, Ticks};
+use super::flow::{FlowCounts, FlowDir, Leg, Ticks};
 use super::index::Slot;
 use super::state::FlowState;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
@@ -57,14 +57,16 @@ pub(super) mod status {
 const PROTO_SHIFT: u32 = 32;
 /// Readers may see the line.
 pub(super) const LIVE: u64 = 1 << 40;
-const NAT_SRC: u64 = 1 << 41;
-const NAT_DST: u64 = 1 << 42;
-const V6: u64 = 1 << 43;
+const V6: u64 = 1 << 41;
+const NAT_SRC: u64 = 1 << 42;
+const NAT_DST: u64 = 1 << 43;
 const STATE_SHIFT: u32 = 44;
 const STATE: u64 = 15 << STATE_SHIFT;
 const L4_DELTA_SHIFT: u32 = 48;
 /// Ports, protocol and family: what of word 4 belongs to the key.
 const KEY: u64 = ((1 << 40) - 1) | V6;
+/// How many bits of word 4 are above those of the key and `LIVE`.
+const NOT_KEY: u32 = 64 - 42;
 
 /// Which line of the slab holds a direction. Every other entry has its lines swapped: traffic that goes mostly one way would
 /// otherwise use half of the cache's sets.
@@ -122,7 +124,7 @@ impl Key {
 
     /// Tells whether it is an IPv6 tuple's.
     #[inline(always)]
-    pub(crate) const fn is_v6(&self) -> bool {
+    pub(super) const fn is_v6(&self) -> bool {
         self.word4 & V6 != 0
     }
     /// Both addresses of an IPv4 tuple, as [`v4`](Self::v4) takes them; of an IPv6 one nothing of use.
@@ -172,20 +174,24 @@ impl Line {
     /// Tells whether this is the direction with that key, whoever may see it.
     #[inline(always)]
     pub(super) fn has_key(&self, key: &Key) -> bool {
-        self.equals(key, KEY, 0)
+        (self.difference(key) & KEY) | self.difference_of_addresses(key, key.is_v6()) == 0
     }
-    /// Tells whether this is the direction with that key, and live.
+    /// Tells whether this is the direction with that key, and live. `is_v6` is the key's.
     #[inline(always)]
-    pub(super) fn is(&self, key: &Key) -> bool {
-        self.equals(key, KEY | LIVE, LIVE)
+    pub(super) fn is(&self, key: &Key, is_v6: bool) -> bool {
+        // Nothing but key and mark is as low as this.
+        const { assert!((KEY | LIVE) << NOT_KEY >> NOT_KEY == KEY | LIVE && (KEY | LIVE).trailing_ones() == 64 - NOT_KEY) };
+        (self.difference(key) ^ LIVE) << NOT_KEY | self.difference_of_addresses(key, is_v6) == 0
+    }
+    /// Of word 4, in which a key has no `LIVE`.
+    #[inline(always)]
+    fn difference(&self, key: &Key) -> u64 {
+        self.load(4) ^ key.word4
     }
     #[inline(always)]
-    fn equals(&self, key: &Key, mask: u64, mark: u64) -> bool {
-        let mut difference = (self.load(4) & mask) ^ (key.word4 | mark) | (self.load(0) ^ key.words[0]);
-        if key.word4 & V6 != 0 {
-            difference |= (self.load(1) ^ key.words[1]) | (self.load(2) ^ key.words[2]) | (self.load(3) ^ key.words[3]);
-        }
-        difference == 0
+    fn difference_of_addresses(&self, key: &Key, is_v6: bool) -> u64 {
+        let first = self.load(0) ^ key.words[0];
+        if is_v6 { first | (self.load(1) ^ key.words[1]) | (self.load(2) ^ key.words[2]) | (self.load(3) ^ key.words[3]) } else { first }
     }
 
     /// The key, decoded.
@@ -266,6 +272,13 @@ impl Line {
     #[inline(always)]
     pub(super) fn state(&self) -> FlowState {
         FlowState::from_bits(self.load(4) >> STATE_SHIFT)
+    }
+    /// [`FlowState::is_steady`].
+    #[inline(always)]
+    pub(super) fn is_steady(&self, dir: FlowDir, flags: u8) -> bool {
+        // Twice, as a shift takes five bits of its count and the state has four.
+        let states = FlowState::steady(dir) * 0x1_0001;
+        ((states >> (self.load(4) >> STATE_SHIFT & 31) & 1) != 0) & (flags & FlowState::UNSTEADY_FLAGS == 0)
     }
     /// Changes the state by `change`. Gives the state after it.
     pub(super) fn update_state(&self, change: impl Fn(FlowState) -> FlowState) -> FlowState {

@@ -6,7 +6,7 @@
 use super::arch::{self, Isa};
 use super::flow::{EntryId, Hit, Ticks};
 use super::hash::Hasher;
-use super::index::{self, Bucket};
+use super::index::{self, Bucket, Slot};
 use super::line::{Key, Line, line_index, partner_index, slot_of};
 
 /// What a lookup has found so far: after the first stage the number of a bucket, after the others that of a line, or 0.
@@ -44,38 +44,50 @@ impl<'a, I: Isa> Lookup<'a, I> {
         arch::prefetch(self.buckets, bucket);
         Probe(bucket as u32)
     }
-    /// Second stage: asks for the entry's line if the first index line has the tag (92 %), else for the second index line.
+    /// Second stage: asks for the entry's line if the first index line has the tag (92 %), else for the second index line. Tells
+    /// whether a third stage is needed.
     #[inline(always)]
-    pub(crate) fn prefetch_entry(&self, hash: u64, probe: &mut Probe) {
-        let line = line_index(index::hint(self.isa, &self.buckets[probe.0 as usize], hash));
-        if line != 0 {
-            arch::prefetch(self.lines, line as usize);
-        } else {
+    pub(crate) fn prefetch_entry(&self, is_v6: bool, hash: u64, probe: &mut Probe) -> bool {
+        let Some(slot) = index::hint(self.isa, &self.buckets[probe.0 as usize], hash) else {
             arch::prefetch(self.buckets, index::second(self.buckets.len(), hash));
-        }
-        *probe = Probe(line);
+            *probe = Probe::NONE;
+            return true;
+        };
+        *probe = self.prefetch_line(is_v6, slot);
+        false
     }
     /// Third stage, for those without a line after the second: asks for the entry's line if the second index line has the tag.
     #[inline(always)]
-    pub(crate) fn prefetch_second(&self, hash: u64, probe: &mut Probe) {
+    pub(crate) fn prefetch_second(&self, is_v6: bool, hash: u64, probe: &mut Probe) {
         if probe.0 == 0 {
             let bucket = &self.buckets[index::second(self.buckets.len(), hash)];
-            probe.0 = line_index(index::hint(self.isa, bucket, hash));
-            arch::prefetch(self.lines, probe.0 as usize);
+            if let Some(slot) = index::hint(self.isa, bucket, hash) {
+                *probe = self.prefetch_line(is_v6, slot);
+            }
         }
+    }
+    #[inline(always)]
+    fn prefetch_line(&self, is_v6: bool, slot: Slot) -> Probe {
+        let line = line_index(slot);
+        arch::prefetch(self.lines, line as usize);
+        // Translated addresses have no room in a line of IPv6.
+        if is_v6 {
+            arch::prefetch(self.lines, partner_index(line) as usize);
+        }
+        Probe(line)
     }
     /// Last stage: the flow, where the probe was right.
     #[inline(always)]
     pub(crate) fn hit(&self, probe: Probe, key: &Key) -> Option<Hit> {
         // Line 0 is nobody's and never live.
         let slot = slot_of(probe.0);
-        self.lines[probe.0 as usize].is(key).then_some(Hit { entry: EntryId(slot.entry()), dir: slot.dir() })
+        self.lines[probe.0 as usize].is(key, key.is_v6()).then_some(Hit { entry: EntryId(slot.entry()), dir: slot.dir() })
     }
-    /// The same for who follows the flow in place.
+    /// The same for who follows the flow in place. `is_v6` is the key's.
     #[inline(always)]
-    pub(crate) fn direction(&self, probe: Probe, key: &Key) -> Option<Direction<'a>> {
+    pub(crate) fn direction(&self, probe: Probe, key: &Key, is_v6: bool) -> Option<Direction<'a>> {
         let line = &self.lines[probe.0 as usize];
-        line.is(key).then_some(Direction { line, lines: self.lines, at: probe.0 })
+        line.is(key, is_v6).then_some(Direction { line, lines: self.lines, at: probe.0 })
     }
 }
 
@@ -91,7 +103,7 @@ impl Direction<'_> {
     /// Tells whether a packet with these TCP flags leaves the flow's state as it is.
     #[inline(always)]
     pub(crate) fn is_steady(&self, flags: u8) -> bool {
-        self.line.state().is_steady(slot_of(self.at).dir(), flags)
+        self.line.is_steady(slot_of(self.at).dir(), flags)
     }
     /// As in [`Leg::exit`](super::Leg), and the generation that decided it.
     #[inline(always)]

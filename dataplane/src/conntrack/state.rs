@@ -120,11 +120,17 @@ impl FlowState {
     /// no branch on the protocol. Where it says no, [`after`](Self::after) may still say the same state.
     #[inline(always)]
     pub const fn is_steady(self, dir: FlowDir, flags: u8) -> bool {
+        ((Self::steady(dir) >> self as u32 & 1) != 0) & (flags & Self::UNSTEADY_FLAGS == 0)
+    }
+    /// Flags that may change a state.
+    pub(super) const UNSTEADY_FLAGS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
+    /// The states that a packet in direction `dir` may leave as they are: a bit each.
+    #[inline(always)]
+    pub(super) const fn steady(dir: FlowDir) -> u32 {
         const STATES: u32 = 1 << FlowState::Replied as u32 | 1 << FlowState::Established as u32;
         /// Traffic that nobody answers.
         const ONE_WAY: u32 = 1 << FlowState::Unreplied as u32;
-        let states = STATES | (ONE_WAY * (dir as u32 ^ 1));
-        ((states >> self as u32 & 1) != 0) & (flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0)
+        STATES | (ONE_WAY * (dir as u32 ^ 1))
     }
     /// Tells whether a packet that could open a flow takes the place of this one, which is over: the caller removes the flow
     /// and inserts a new one (a TCP client that reuses its port; RFC 9293 §3.6.1, RFC 6191).

@@ -231,7 +231,7 @@ impl ConnTable {
     }
     #[inline]
     fn find(&self, hash: u64, key: &Key) -> Option<Hit> {
-        self.index.find(hash, |slot| self.line(slot).is(key).then(|| Hit { entry: EntryId(slot.entry()), dir: slot.dir() }))
+        self.index.find(hash, |slot| self.line(slot).is(key, key.is_v6()).then(|| Hit { entry: EntryId(slot.entry()), dir: slot.dir() }))
     }
     /// Hashes and finds a batch, stage by stage.
     ///
@@ -252,11 +252,12 @@ impl ConnTable {
             *hash = lookup.hash(&Key::new(tuple));
             *probe = lookup.prefetch_bucket(*hash);
         }
+        // Of an IPv6 flow too only the line of the tuple itself is looked at here.
         for (hash, probe) in hashes.iter().zip(&mut probes) {
-            lookup.prefetch_entry(*hash, probe);
+            lookup.prefetch_entry(false, *hash, probe);
         }
         for (hash, probe) in hashes.iter().zip(&mut probes) {
-            lookup.prefetch_second(*hash, probe);
+            lookup.prefetch_second(false, *hash, probe);
         }
         for (((tuple, hash), probe), hit) in tuples.iter().zip(&*hashes).zip(&probes).zip(hits) {
             let key = Key::new(tuple);

@@ -12,7 +12,7 @@
 //! Every header is taken once as an array of fixed size, so that its fields need no check of their own, and kept in the form in
 //! which the connection table has it.
 
-use weir_xsk::Arena;
+use weir_xsk::{Arena, Frame};
 
 use super::{Cx, Way};
 use crate::conntrack::{Direction, Isa, Key, Lookup, Probe, Ticks};
@@ -46,11 +46,11 @@ pub(super) struct Arrival {
     /// Who sent the outer packet, where there is one.
     peer: u32,
     tcp_flags: u8,
-    /// The node's own stack sent it.
-    from_host: bool,
+    /// As the [`Gate`]'s.
+    hop: u8,
     is_udp: bool,
-    /// Whether any of this is true.
-    clean: bool,
+    /// `None` where the frame is not clean, and then nothing else is true.
+    family: Option<LinkFamily>,
 }
 
 const _: () = assert!(size_of::<Arrival>() == 64);
@@ -65,9 +65,9 @@ impl Arrival {
         tos: 0,
         peer: 0,
         tcp_flags: 0,
-        from_host: false,
+        hop: 0,
         is_udp: false,
-        clean: false,
+        family: None,
     };
 }
 
@@ -76,7 +76,7 @@ impl Arrival {
 pub(super) struct Lane<'a, I> {
     flows: Lookup<'a, I>,
     arena: &'a Arena,
-    gates: &'a [Option<Gate>],
+    gates: &'a [Gate],
     overlay: Option<&'a TunnelEnd>,
     departures: &'a [Departure],
     generation: u32,
@@ -116,29 +116,36 @@ pub(super) fn look<I: Isa, O: Observer>(
     counters.received += batch.len() as u64;
     let ports = &mut counters.ports[..];
     for (packet, arrival) in batch.iter().zip(&mut *arrivals) {
-        if let Some(port) = ports.get_mut(usize::from(packet.in_port.0)) {
+        let in_port = usize::from(packet.in_port.0);
+        if let Some(port) = ports.get_mut(in_port) {
             port.rx(packet.frame.total_len());
         }
-        arrival.clean = read(lane, packet, arrival).is_some();
+        arrival.family = read(lane, in_port, &packet.frame, arrival);
         arrival.probe = lane.flows.prefetch_bucket(arrival.hash);
     }
     observer.stage(Stage::Parse, batch.len());
+    let mut unfound = false;
     for arrival in &mut *arrivals {
-        lane.flows.prefetch_entry(arrival.hash, &mut arrival.probe);
+        let is_v6 = arrival.family == Some(LinkFamily::V6);
+        if lane.flows.prefetch_entry(is_v6, arrival.hash, &mut arrival.probe) {
+            unfound = true;
+        }
     }
-    for arrival in arrivals {
-        lane.flows.prefetch_second(arrival.hash, &mut arrival.probe);
+    if unfound {
+        for arrival in arrivals {
+            lane.flows.prefetch_second(arrival.family == Some(LinkFamily::V6), arrival.hash, &mut arrival.probe);
+        }
     }
     observer.stage(Stage::Lookup, batch.len());
 }
 
 /// Reads the headers of a clean frame.
 #[inline(always)]
-fn read<I: Isa>(lane: &Lane<'_, I>, packet: &Packet, arrival: &mut Arrival) -> Option<()> {
-    let gate = lane.gates.get(usize::from(packet.in_port.0))?.as_ref()?;
-    let mut frame = lane.arena.bytes(&packet.frame);
+fn read<I: Isa>(lane: &Lane<'_, I>, in_port: usize, frame: &Frame, arrival: &mut Arrival) -> Option<LinkFamily> {
+    let gate = lane.gates.get(in_port)?;
+    let mut frame = lane.arena.bytes(frame);
     let mut link = &gate.link;
-    arrival.from_host = gate.is_host;
+    arrival.hop = gate.hop;
     arrival.outer = 0;
     // What comes to our end of the overlay and is not opened here has no flow as it is.
     if gate.is_uplink
@@ -150,13 +157,12 @@ fn read<I: Isa>(lane: &Lane<'_, I>, packet: &Packet, arrival: &mut Arrival) -> O
     }
     // A frame with less than the length of a TCP header behind an UDP header is rare enough not to be clean.
     let head: &[u8; LEN_V4] = frame.first_chunk()?;
-    let unfinished_checksums = gate.unfinished_checksums;
-    match link.family(head.first_chunk()?)? {
-        LinkFamily::V4 => read_v4(head, frame.len(), unfinished_checksums, arrival)?,
-        LinkFamily::V6 => read_v6(frame.first_chunk()?, frame.len(), unfinished_checksums, arrival)?,
+    let family = link.family(head.first_chunk()?)?;
+    match family {
+        LinkFamily::V4 => read_v4(head, frame.len(), gate, lane.flows, arrival)?,
+        LinkFamily::V6 => read_v6(frame.first_chunk()?, frame.len(), gate, lane.flows, arrival)?,
     }
-    arrival.hash = lane.flows.hash(&arrival.key);
-    Some(())
+    Some(family)
 }
 
 /// Link, network and TCP header.
@@ -198,41 +204,40 @@ fn total_if_plain(ip: &[u8; ipv4::LEN]) -> Option<u16> {
 }
 
 #[inline(always)]
-fn read_v4(head: &[u8; LEN_V4], len: usize, unfinished_checksums: bool, arrival: &mut Arrival) -> Option<()> {
+fn read_v4<I: Isa>(head: &[u8; LEN_V4], len: usize, gate: &Gate, flows: Lookup<'_, I>, arrival: &mut Arrival) -> Option<()> {
     let (ip, l4): (&[u8; ipv4::LEN], &[u8; tcp::LEN]) = (head[ethernet::LEN..].first_chunk()?, head.last_chunk()?);
     let total = total_if_plain(ip)?;
-    let segment_len = i32::from(total) - ipv4::LEN as i32;
-    let ports = ports_of(l4, ip[9], segment_len)?;
-    let addresses = u64::from_be_bytes(*ip.last_chunk()?);
-    let fits = ethernet::LEN + usize::from(total) <= len;
-    if !fits | (ip[ipv4::TTL] <= 1) || unfinished_checksums && is_unfinished(l4, ip[9], segment_len, (addresses >> 32) + (addresses & LOW))
-    {
+    if (ip[ipv4::TTL] <= 1) | (ethernet::LEN + usize::from(total) > len) {
         return None;
     }
-    arrival.key.set_v4(addresses, ports, ip[9]);
     (arrival.total, arrival.tos) = (total, ip[1]);
-    (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, ip[9]), ip[9] == proto::UDP);
-    Some(())
+    let (number, segment_len) = (ip[9], i32::from(total) - ipv4::LEN as i32);
+    (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, number), number == proto::UDP);
+    let ports = ports_of(l4, number, segment_len)?;
+    let addresses = u64::from_be_bytes(*ip.last_chunk()?);
+    arrival.key.set_v4(addresses, ports, number);
+    arrival.hash = flows.hash(&Key::v4(addresses, ports, number));
+    let unfinished = gate.unfinished_checksums && is_unfinished(l4, number, segment_len, (addresses >> 32) + (addresses & LOW));
+    (!unfinished).then_some(())
 }
 
 #[inline(always)]
-fn read_v6(head: &[u8; LEN_V6], len: usize, unfinished_checksums: bool, arrival: &mut Arrival) -> Option<()> {
+fn read_v6<I: Isa>(head: &[u8; LEN_V6], len: usize, gate: &Gate, flows: Lookup<'_, I>, arrival: &mut Arrival) -> Option<()> {
     let (ip, l4): (&[u8; ipv6::LEN], &[u8; tcp::LEN]) = (head[ethernet::LEN..].first_chunk()?, head.last_chunk()?);
     let payload = u16::from_be_bytes([ip[4], ip[5]]);
     let total = payload.checked_add(ipv6::LEN as u16)?;
-    let segment_len = i32::from(payload);
-    let ports = ports_of(l4, ip[6], segment_len)?;
-    let (src, dst) = ipv6::addresses(ip);
-    let fits = ethernet::LEN + usize::from(total) <= len;
-    if !fits | (ip[0] >> 4 != 6) | (ip[ipv6::HOP_LIMIT] <= 1)
-        || unfinished_checksums && is_unfinished(l4, ip[6], segment_len, checksum::sum_v6(src.0) + checksum::sum_v6(dst.0))
-    {
+    if (ip[0] >> 4 != 6) | (ip[ipv6::HOP_LIMIT] <= 1) | (ethernet::LEN + usize::from(total) > len) {
         return None;
     }
-    arrival.key = Key::v6(src.0, dst.0, ports, ip[6]);
     (arrival.total, arrival.tos) = (total, ip[0] << 4 | ip[1] >> 4);
-    (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, ip[6]), ip[6] == proto::UDP);
-    Some(())
+    let (number, segment_len) = (ip[6], i32::from(payload));
+    (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, number), number == proto::UDP);
+    let ports = ports_of(l4, number, segment_len)?;
+    let (src, dst) = ipv6::addresses(ip);
+    arrival.key = Key::v6(src.0, dst.0, ports, number);
+    arrival.hash = flows.hash(&arrival.key);
+    let unfinished = gate.unfinished_checksums && is_unfinished(l4, number, segment_len, checksum::sum_v6(src.0) + checksum::sum_v6(dst.0));
+    (!unfinished).then_some(())
 }
 
 /// All ones for TCP, else 0. At random half and half a branch on the protocol costs 7 ns, so there is none: every field is read as
@@ -245,16 +250,19 @@ fn only_tcp(number: u8) -> u32 {
 /// Ports as a [`Key`] has them, if this is a TCP or UDP header that does not contradict the segment's length.
 #[inline(always)]
 fn ports_of(header: &[u8; tcp::LEN], number: u8, segment_len: i32) -> Option<u32> {
-    let first = u64::from_be_bytes(*header.first_chunk()?);
-    // RFC 9293 §3.1, RFC 768: the header, or header and data, lie within the packet. A TCP header has 20 bytes at least.
-    let (udp_len, tcp_len) = (u32::from((first >> 16) as u16), u32::from(header[12] >> 4) * 4);
-    let len = udp_len ^ (udp_len ^ tcp_len) & only_tcp(number);
-    let least = udp::LEN as u32 + (tcp::LEN - udp::LEN) as u32 * u32::from(number == proto::TCP);
-    let known = (number == proto::TCP) | (number == proto::UDP);
-    if !known | (len < least) | (len as i32 > segment_len) {
+    /// The shortest header by protocol; longer than any, of those that are no concern of this lane.
+    static SHORTEST: [i32; 256] = {
+        let mut least = [i32::MAX; 256];
+        (least[proto::TCP as usize], least[proto::UDP as usize]) = (tcp::LEN as i32, udp::LEN as i32);
+        least
+    };
+    // RFC 9293 §3.1, RFC 768: the header, or header and data, lie within the packet.
+    let (udp_len, tcp_len) = (u32::from(u16::from_be_bytes([header[4], header[5]])), u32::from(header[12] >> 4) * 4);
+    let len = (udp_len ^ (udp_len ^ tcp_len) & only_tcp(number)) as i32;
+    if (len < SHORTEST[usize::from(number)]) | (len > segment_len) {
         return None;
     }
-    Some(((first >> 32) as u32).rotate_left(16))
+    Some(u32::from_be_bytes(*header.first_chunk()?).rotate_left(16))
 }
 
 #[inline(always)]
@@ -298,18 +306,19 @@ pub(super) fn follow_run<I: Isa>(
 /// that is not plainly known.
 #[inline(always)]
 fn follow<'a, I: Isa>(lane: &Lane<'a, I>, packet: &mut Packet, arrival: &Arrival) -> Option<&'a Departure> {
-    if !arrival.clean {
-        return None;
-    }
-    let direction = lane.flows.direction(arrival.probe, &arrival.key)?;
+    let is_v6 = arrival.family? == LinkFamily::V6;
+    let direction = lane.flows.direction(arrival.probe, &arrival.key, is_v6)?;
     let (way, generation) = direction.exit();
     let way = Way::from_bits(way);
     let exit = lane.departures.get(usize::from(way.exit))?;
-    let proven = match arrival.outer {
-        0 => way.from == packet.in_port.0,
-        _ => lane.departures.get(usize::from(way.from))?.vtep == u64::from(arrival.peer),
-    };
-    let known = direction.is_steady(arrival.tcp_flags) & (generation == lane.generation) & proven;
+    if arrival.outer == 0 {
+        if way.from != packet.in_port.0 {
+            return None;
+        }
+    } else if lane.departures.get(usize::from(way.from))?.vtep != u64::from(arrival.peer) {
+        return None;
+    }
+    let known = direction.is_steady(arrival.tcp_flags) & (generation == lane.generation);
     if !known | (arrival.total > exit.mtu) {
         return None;
     }
@@ -317,52 +326,59 @@ fn follow<'a, I: Isa>(lane: &Lane<'a, I>, packet: &mut Packet, arrival: &Arrival
     // Bytes are changed from here on; the slice is as long as the headers that were read, and what comes in front.
     let bytes = lane.arena.reframe(&mut packet.frame, u32::from(arrival.outer), u32::from(exit.overhead), len)?;
     let inner_len = ethernet::LEN + usize::from(arrival.total);
-    let is_hop = !(exit.to_host | arrival.from_host);
+    let hop = exit.hop & arrival.hop;
     match &exit.tunnel {
-        None => {
-            *bytes.first_chunk_mut()? = exit.link;
-            translate::<0, LEN_V4, LEN_V6>(bytes, arrival, &direction, is_hop)?;
-        }
+        None => edit::<0, LEN_V4, LEN_V6>(bytes, arrival, is_v6, &direction, hop, |front| {
+            *front.first_chunk_mut()? = exit.link;
+            Some(())
+        })?,
         Some(template) if !template.is_over_v6() => {
-            template.write_over_v4(bytes.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
-            translate::<OVERHEAD_V4, { OVERHEAD_V4 + LEN_V4 }, { OVERHEAD_V4 + LEN_V6 }>(bytes, arrival, &direction, is_hop)?;
+            edit::<OVERHEAD_V4, { OVERHEAD_V4 + LEN_V4 }, { OVERHEAD_V4 + LEN_V6 }>(bytes, arrival, is_v6, &direction, hop, |front| {
+                template.write_over_v4(front.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
+                Some(())
+            })?;
         }
         Some(template) => {
-            template.write_over_v6(bytes.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
-            translate::<OVERHEAD_V6, { OVERHEAD_V6 + LEN_V4 }, { OVERHEAD_V6 + LEN_V6 }>(bytes, arrival, &direction, is_hop)?;
+            edit::<OVERHEAD_V6, { OVERHEAD_V6 + LEN_V4 }, { OVERHEAD_V6 + LEN_V6 }>(bytes, arrival, is_v6, &direction, hop, |front| {
+                template.write_over_v6(front.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
+                Some(())
+            })?;
         }
     }
     direction.count(u32::from(arrival.total), lane.now);
     Some(exit)
 }
 
-/// Addresses, ports, time to live, checksums of an IP packet behind a link header `AT` bytes from the start; the constants
-/// besides are where its TCP header ends in each family.
+/// Writes what goes in front of an IP packet whose link header is `AT` bytes from the start, by `front`; then its addresses, ports,
+/// time to live and checksums. The constants besides are where its TCP header ends in each family.
 #[inline(always)]
-fn translate<const AT: usize, const V4: usize, const V6: usize>(
+fn edit<const AT: usize, const V4: usize, const V6: usize>(
     bytes: &mut [u8],
     arrival: &Arrival,
+    is_v6: bool,
     direction: &Direction<'_>,
-    is_hop: bool,
+    hop: u8,
+    front: impl Fn(&mut [u8]) -> Option<()>,
 ) -> Option<()> {
     const { assert!(V4 == AT + LEN_V4 && V6 == AT + LEN_V6) };
-    let (l4, ports) = if arrival.key.is_v6() {
+    let (l4, ports) = if is_v6 {
         let head: &mut [u8; V6] = bytes.first_chunk_mut()?;
+        front(head)?;
         let (ip, l4) = head[AT + ethernet::LEN..].split_first_chunk_mut::<{ ipv6::LEN }>()?;
         let (addresses, ports) = direction.translated_v6();
-        ip[ipv6::HOP_LIMIT] -= u8::from(is_hop);
+        ip[ipv6::HOP_LIMIT] -= hop;
         for (field, word) in ip[8..].as_chunks_mut().0.iter_mut().zip(addresses) {
             *field = word.to_be_bytes();
         }
         (l4, ports)
     } else {
         let head: &mut [u8; V4] = bytes.first_chunk_mut()?;
+        front(head)?;
         let (ip, l4) = head[AT + ethernet::LEN..].split_first_chunk_mut::<{ ipv4::LEN }>()?;
         let (addresses, ports, l3_delta) = direction.translated_v4();
         let field = u16::from_be_bytes([ip[ipv4::CHECKSUM], ip[ipv4::CHECKSUM + 1]]);
-        let hop = if is_hop { ipv4::HOP_DELTA } else { 0 };
-        let field = checksum::update(checksum::update(field, l3_delta), hop);
-        ip[ipv4::TTL] -= u8::from(is_hop);
+        let field = checksum::update(checksum::update(field, l3_delta), ipv4::HOP_DELTA * u16::from(hop));
+        ip[ipv4::TTL] -= hop;
         [ip[ipv4::CHECKSUM], ip[ipv4::CHECKSUM + 1]] = field.to_be_bytes();
         *ip.last_chunk_mut()? = addresses.to_be_bytes();
         (l4, ports)

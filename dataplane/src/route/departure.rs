@@ -26,8 +26,8 @@ pub(crate) struct Departure {
     pub(crate) mtu: u16,
     /// Bytes in front of the Ethernet header of the IP packet.
     pub(crate) overhead: u8,
-    /// Leads to the node's own stack.
-    pub(crate) to_host: bool,
+    /// 1, or 0 where it leads to the node's own stack: no hop.
+    pub(crate) hop: u8,
     /// What its packets are counted as.
     pub(crate) kind: Kind,
     /// The port by which it leaves.
@@ -53,7 +53,7 @@ impl Departure {
             from.copy_from_slice(&src.0);
             let mtu = if mac.is_some() { mtu } else { 0 };
             let kind = if exit.is_host() { Kind::Host } else { Kind::Forward };
-            Self { vtep: Self::NO_VTEP, verdict, mtu, overhead: 0, to_host: exit.is_host(), kind, port, link, tunnel: None }
+            Self { vtep: Self::NO_VTEP, verdict, mtu, overhead: 0, hop: u8::from(!exit.is_host()), kind, port, link, tunnel: None }
         };
         match *exit {
             Exit::Pod { port, mac, mtu } => plain(Verdict::Forward(port), port, mac, MacAddr::GATEWAY, mtu),
@@ -64,7 +64,7 @@ impl Departure {
                 let overhead = mtu_overhead(template.is_over_v6()) as u8;
                 let vtep = if vtep.is_v4() { vtep.low32().into() } else { Self::NO_VTEP };
                 let (verdict, tunnel) = (Verdict::Encap(port), Some(*template));
-                Self { vtep, verdict, mtu, overhead, to_host: false, kind: Kind::Encap, port, link: [0; 12], tunnel }
+                Self { vtep, verdict, mtu, overhead, hop: 1, kind: Kind::Encap, port, link: [0; 12], tunnel }
             }
         }
     }

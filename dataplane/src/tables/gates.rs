@@ -25,6 +25,9 @@ fn words(header: &[u8; ethernet::LEN]) -> [u64; 2] {
 }
 
 impl LinkFilter {
+    /// No frame: none has what is not looked at.
+    const NOTHING: Self = Self { wanted: [1; 2], mask: [0; 2] };
+
     /// Frames to `dst` and from `src`, as far as those are given, that carry IPv4; see [`family`](Self::family).
     fn new(dst: Option<MacAddr>, src: Option<MacAddr>) -> Self {
         let (mut wanted, mut mask) = ([0; ethernet::LEN], [0; ethernet::LEN]);
@@ -44,7 +47,7 @@ impl LinkFilter {
         /// What is left of the difference where a frame carries IPv6.
         const V6: u64 = ((ethernet::IPV4 ^ ethernet::IPV6).swap_bytes() as u64) << 48;
         let [first, second] = words(header);
-        let difference = [(first ^ self.wanted[0]) & self.mask[0], (second ^ self.wanted[1]) & self.mask[1]];
+        let difference = [first & self.mask[0] ^ self.wanted[0], second & self.mask[1] ^ self.wanted[1]];
         match difference {
             [0, 0] => Some(LinkFamily::V4),
             [0, V6] => Some(LinkFamily::V6),
@@ -70,13 +73,16 @@ pub(crate) struct Gate {
     pub(crate) link: LinkFilter,
     /// Transport checksums may be unfinished.
     pub(crate) unfinished_checksums: bool,
-    /// The node's own stack is at the other end: no hop.
-    pub(crate) is_host: bool,
+    /// 1, or 0 where the node's own stack is at the other end: no hop.
+    pub(crate) hop: u8,
     /// Overlay packets may come in here.
     pub(crate) is_uplink: bool,
 }
 
 impl Gate {
+    /// Of a port that is not attached.
+    pub(super) const CLOSED: Self = Self { link: LinkFilter::NOTHING, unfinished_checksums: false, hop: 0, is_uplink: false };
+
     pub(super) fn new(port: &PortEntry) -> Self {
         let (dst, src) = match port.side {
             Side::Pod(_) => (port.mac.map(|_| MacAddr::GATEWAY), port.mac),
@@ -86,7 +92,7 @@ impl Gate {
         Self {
             link: LinkFilter::new(dst, src),
             unfinished_checksums: port.unfinished_checksums,
-            is_host: port.side == Side::Host,
+            hop: u8::from(port.side != Side::Host),
             is_uplink: port.side == Side::Uplink,
         }
     }

@@ -34,7 +34,7 @@ pub enum Side {
 pub struct Ports {
     entries: Vec<Option<PortEntry>>,
     /// Of the same numbers.
-    gates: Vec<Option<Gate>>,
+    gates: Vec<Gate>,
     overlay: Option<TunnelEnd>,
 }
 
@@ -56,7 +56,7 @@ impl Ports {
             Some(PortEntry { side, mac: port.mac, unfinished_checksums: port.unfinished_checksums })
         };
         let entries: Vec<_> = runtime.ports.iter().map(entry).collect();
-        let gates = entries.iter().map(|entry| entry.as_ref().map(Gate::new)).collect();
+        let gates = entries.iter().map(|entry| entry.as_ref().map_or(Gate::CLOSED, Gate::new)).collect();
         Self { entries, gates, overlay: TunnelEnd::new(state, runtime) }
     }
 
@@ -68,7 +68,7 @@ impl Ports {
 
     /// The same, by number, in the form that the hot lane uses.
     #[inline(always)]
-    pub(crate) fn gates(&self) -> &[Option<Gate>] {
+    pub(crate) fn gates(&self) -> &[Gate] {
         &self.gates
     }
 

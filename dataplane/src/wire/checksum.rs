@@ -35,7 +35,12 @@ pub fn is_header_intact(header: &[u8; 20]) -> bool {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, rest @ ..] = *header;
     let (sum, first) = u64::from_ne_bytes([a, b, c, d, e, f, g, h]).overflowing_add(u64::from_ne_bytes([i, j, k, l, m, n, o, p]));
     let (sum, second) = sum.overflowing_add(u64::from(u32::from_ne_bytes(rest)) + u64::from(first));
-    fold(sum.wrapping_add(u64::from(second))) == 0xffff
+    // Folded it would be 0xffff if it is a multiple of that and not 0, as 2^16 - 1 divides 2^64 - 1. A multiple, times the inverse
+    // modulo 2^64, is its quotient; anything else is more than any quotient.
+    const QUOTIENT_MAX: u64 = u64::MAX / 0xffff;
+    const INVERSE: u64 = QUOTIENT_MAX.wrapping_neg();
+    const { assert!(INVERSE.wrapping_mul(0xffff) == 1) };
+    sum.wrapping_add(u64::from(second)).wrapping_mul(INVERSE).wrapping_sub(1) < QUOTIENT_MAX
 }
 
 /// The sum of an address as a pseudo header or an IPv4 header contains it.

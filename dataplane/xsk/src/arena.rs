@@ -210,9 +210,9 @@ impl Arena {
     /// headroom, not so much to cut, or a further buffer, and then nothing has changed.
     #[inline(always)]
     pub fn reframe<'a>(&'a self, frame: &'a mut Frame, off: u32, on: u32, len: u32) -> Option<&'a mut [u8]> {
-        let start = (u64::from(frame.start) + u64::from(off)).checked_sub(u64::from(on))?;
-        let whole = (u64::from(frame.len) + u64::from(on)).checked_sub(u64::from(off))?;
-        if frame.is_chain() || u64::from(len) > whole {
+        let moved = i64::from(off) - i64::from(on);
+        let (start, whole) = (i64::from(frame.start) + moved, i64::from(frame.len) - moved);
+        if start < 0 || whole < i64::from(len) || frame.is_chain() {
             return None;
         }
         // Neither is more than the end of the packet, which stays where it was.
