@@ -26,7 +26,7 @@ mod refusal;
 
 use weir_xsk::Arena;
 
-use crate::conntrack::{self, Baseline, ConnTable, FlowDir, FlowView, Fragments, Hit, Isa, Ticks, Tuple};
+use crate::conntrack::{self, Baseline, ConnTable, FlowDir, FlowView, Fragments, Hashed, Hit, Isa, Ticks, Tuple};
 use crate::counters::{Counters, Stage};
 use crate::events::{CtState, Event, Hears, Observer, Trail, is_decision};
 use crate::io::{BATCH_MAX, Packet, PortId};
@@ -123,8 +123,8 @@ enum Sender {
 #[derive(Clone, Copy, Debug)]
 struct Inbound {
     headers: Headers,
-    /// Of its tuple, under the connection table's key.
-    hash: u64,
+    /// Its tuple as the connection table looks for it.
+    hashed: Hashed,
     sender: Sender,
 }
 
@@ -194,7 +194,7 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
             index += hot::follow_run(&lane, ports, &mut batch[index..], &arrivals[index..], &mut followed);
         }
         if let Some(packet) = batch.get_mut(index) {
-            packet.verdict = general(cx, packet, index, observer);
+            packet.verdict = general(cx, packet, &arrivals[index], index, observer);
             cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.total_len());
             index += 1;
         }
@@ -212,10 +212,10 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
 
 /// The general lane: takes a packet from arrival to verdict and tells who listens.
 #[inline(never)]
-fn general<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, index: usize, observer: &mut O) -> Verdict {
-    let mut inbound = Inbound { headers: Headers::BLANK, hash: 0, sender: Sender::Uplink };
+fn general<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, arrival: &hot::Arrival, index: usize, observer: &mut O) -> Verdict {
+    let mut inbound = Inbound { headers: Headers::BLANK, hashed: Hashed::BLANK, sender: Sender::Uplink };
     let mut trail = Trail::default();
-    let admitted = admit::admit(cx, packet, &mut inbound);
+    let admitted = admit::admit(cx, packet, arrival.hashed(), &mut inbound);
     let verdict = match admitted {
         Ok(()) => {
             let outcome = forward::<O>(cx, packet, &inbound, &mut trail);
@@ -258,7 +258,7 @@ fn forward<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound,
     if odd::is_odd(&inbound.headers) {
         return odd::forward::<O>(cx, packet, inbound, trail);
     }
-    match cx.conns.lookup(inbound.hash, &inbound.headers.tuple) {
+    match cx.conns.find(&inbound.hashed) {
         Some(hit) => established::<O>(cx, packet, inbound, hit, trail),
         // Nobody has a flow with the gateway.
         None if admit::is_gateway(inbound.headers.tuple.dst) => odd::forward::<O>(cx, packet, inbound, trail),
@@ -311,23 +311,20 @@ fn established<O: Observer>(
 
 /// Notes that the guards have let a packet pass, from whom, and where to.
 fn prove(cx: &Cx<'_>, hit: Hit, view: &FlowView, exit: ExitId, sender: Sender, in_port: PortId) {
-    let tables = cx.tables;
-    let from = match sender {
-        Sender::Pod | Sender::Host | Sender::Uplink => Some(ExitId(in_port.0.into())),
-        Sender::Tunnel(node) => tables.routes.to_node(node).ok(),
-    };
-    let way = Way::new(exit, from);
-    if (view.leg.exit, view.generation) == (way.bits(), tables.generation) {
-        return;
+    let way = proven(cx.tables, exit, sender, in_port);
+    if way.from != Way::NONE && (view.leg.exit, view.generation) != (way.bits(), cx.tables.generation) {
+        cx.conns.set_exit(hit, way.bits(), cx.tables.generation);
     }
+}
+
+/// The way by an exit of a packet that the guards have let pass; from nobody where the hot lane could not know them again.
+#[inline]
+fn proven(tables: &Tables, exit: ExitId, sender: Sender, in_port: PortId) -> Way {
+    let Sender::Tunnel(node) = sender else { return Way::new(exit, Some(ExitId(in_port.0.into()))) };
+    let way = Way::new(exit, tables.routes.to_node(node).ok());
     // The hot lane knows a peer by its VTEP's address: that must lead the guard to the same node.
-    let is_known = match sender {
-        Sender::Tunnel(node) => tables.routes.vtep(way.from).is_some_and(|vtep| tables.owner(vtep).kind == OwnerKind::OtherNode(node)),
-        Sender::Pod | Sender::Host | Sender::Uplink => true,
-    };
-    if is_known {
-        cx.conns.set_exit(hit, way.bits(), tables.generation);
-    }
+    let is_known = tables.routes.vtep(way.from).is_some_and(|vtep| tables.owner(vtep).kind == OwnerKind::OtherNode(node));
+    if is_known { way } else { Way::new(exit, None) }
 }
 
 /// The way to an address. Where only the neighbour is unknown this is noted, so that the kernel can be asked for it.

@@ -77,6 +77,15 @@ pub(super) struct Magazine {
     fresh: Range<u32>,
 }
 
+impl Magazine {
+    /// The entry that will be taken next, if it is here already.
+    #[inline]
+    pub(super) fn next(&self) -> Option<u32> {
+        let chained = (!self.chain.is_empty()).then_some(self.chain.head);
+        chained.or_else(|| (!self.fresh.is_empty()).then_some(self.fresh.start))
+    }
+}
+
 impl FreeStack {
     pub(super) fn new(max: u32, workers: u32) -> Self {
         // Entries in one worker's magazine are out of the others' reach: at most an eighth of all, and never more than 64

@@ -27,6 +27,17 @@ pub(crate) struct Bucket {
 #[cfg(not(all(test, any(feature = "loom", feature = "shuttle"))))]
 const _: () = assert!(size_of::<Bucket>() == 64);
 
+/// Takes the lowest bit out of `mask`: the word of a bucket that it stands for.
+#[inline(always)]
+fn next_way<'a>(bucket: &'a Bucket, mask: &mut u32) -> Option<&'a AtomicU64> {
+    if *mask == 0 {
+        return None;
+    }
+    let way = &bucket.ways[mask.trailing_zeros() as usize % WAYS];
+    *mask &= *mask - 1;
+    Some(way)
+}
+
 /// Entry and direction in 32 bits; 0 is none, as entry 0 does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot(pub(super) u32);
@@ -95,52 +106,16 @@ impl Index {
     fn second(&self, hash: u64) -> usize {
         second(self.buckets.len(), hash)
     }
-
-    /// Calls `each` for every slot with the tag of the hash until it gives something.
+    /// Both candidates.
     #[inline(always)]
-    pub(super) fn find<T>(&self, hash: u64, mut each: impl FnMut(Slot) -> Option<T>) -> Option<T> {
-        let tag = tag(hash);
-        for bucket in [self.first(hash), self.second(hash)] {
-            let bucket = &self.buckets[bucket];
-            let mut mask = arch::tag_mask(bucket, tag);
-            while mask != 0 {
-                let word = bucket.ways[mask.trailing_zeros() as usize % WAYS].load(Ordering::Acquire);
-                mask &= mask - 1;
-                if word != 0
-                    && (word >> 32) as u32 == tag
-                    && let Some(found) = each(Slot(word as u32))
-                {
-                    return Some(found);
-                }
-            }
-        }
-        None
+    pub(super) fn places(&self, hash: u64) -> Places<'_> {
+        Places { hash, buckets: [self.first(hash), self.second(hash)].map(|at| &self.buckets[at]) }
     }
 
-    /// Publishes a slot. Tells whether there was room.
-    pub(super) fn place(&self, hash: u64, slot: Slot) -> bool {
-        let (first, second) = (&self.buckets[self.first(hash)], &self.buckets[self.second(hash)]);
-        let filled = |bucket: &Bucket| bucket.ways.iter().filter(|word| word.load(Ordering::Relaxed) != 0).count() as u32;
-        let in_first = filled(first);
-        // A checker is spared the search for the hard case, two workers that put one tuple into different buckets.
-        let prefers_first = if MODEL { slot.entry().is_multiple_of(2) } else { in_first < CROWDED || in_first <= filled(second) };
-        let order = if prefers_first { [first, second] } else { [second, first] };
-        order.into_iter().flat_map(|bucket| &bucket.ways).any(|word| {
-            word.load(Ordering::Relaxed) == 0
-                && word.compare_exchange(0, Self::word(hash, slot), Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        })
-    }
-
-    /// Removes a slot, unless another thread has done so.
-    pub(super) fn unlink(&self, hash: u64, slot: Slot) {
-        let wanted = Self::word(hash, slot);
-        for bucket in [self.first(hash), self.second(hash)] {
-            for word in &self.buckets[bucket].ways {
-                if word.load(Ordering::Relaxed) == wanted && word.compare_exchange(wanted, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                    return;
-                }
-            }
-        }
+    /// As [`Places::find`].
+    #[inline(always)]
+    pub(super) fn find<T>(&self, hash: u64, each: impl FnMut(Slot) -> Option<T>) -> Option<T> {
+        self.places(hash).find(each)
     }
 
     /// Buckets by the number of words that they hold.
@@ -151,6 +126,82 @@ impl Index {
             counts[bucket.ways.iter().filter(|word| word.load(Ordering::Relaxed) != 0).count()] += 1;
         }
         counts
+    }
+}
+
+/// The two buckets of a tuple.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
+    hash: u64,
+    buckets: [&'a Bucket; 2],
+}
+
+impl Places<'_> {
+    const fn tag(self) -> u32 {
+        tag(self.hash)
+    }
+
+    /// Asks for both.
+    #[inline(always)]
+    pub(super) fn prefetch(self) {
+        self.buckets.into_iter().for_each(|bucket| arch::prefetch(std::slice::from_ref(bucket), 0));
+    }
+
+    /// Calls `each` for every slot with the tag of the hash until it gives something.
+    #[inline(always)]
+    pub(super) fn find<T>(self, mut each: impl FnMut(Slot) -> Option<T>) -> Option<T> {
+        let [first, second] = self.buckets;
+        self.find_in(first, &mut each).or_else(|| self.find_in(second, &mut each))
+    }
+    #[inline(always)]
+    fn find_in<T>(self, bucket: &Bucket, each: &mut impl FnMut(Slot) -> Option<T>) -> Option<T> {
+        let mut mask = arch::tag_mask(bucket, self.tag());
+        while let Some(way) = next_way(bucket, &mut mask) {
+            let word = way.load(Ordering::Acquire);
+            if word != 0
+                && (word >> 32) as u32 == self.tag()
+                && let Some(found) = each(Slot(word as u32))
+            {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    /// Publishes a slot. Tells whether there was room.
+    #[inline(always)]
+    pub(super) fn place(self, slot: Slot) -> bool {
+        // Empty words have tag 0. So may others, one in 2^32: the swap tells.
+        let [first, second] = self.buckets.map(|bucket| (bucket, arch::tag_mask(bucket, 0)));
+        let room = |(_, empty): (&Bucket, u32)| empty.count_ones();
+        // A checker is spared the search for the hard case, two workers that put one tuple into different buckets.
+        let prefers_first =
+            if MODEL { slot.entry().is_multiple_of(2) } else { room(first) > WAYS as u32 - CROWDED || room(first) >= room(second) };
+        let (better, other) = if prefers_first { (first, second) } else { (second, first) };
+        self.place_in(better, slot) || self.place_in(other, slot)
+    }
+    #[inline(always)]
+    fn place_in(self, (bucket, mut empty): (&Bucket, u32), slot: Slot) -> bool {
+        let word = Index::word(self.hash, slot);
+        while let Some(way) = next_way(bucket, &mut empty) {
+            if way.load(Ordering::Relaxed) == 0 && way.compare_exchange(0, word, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Removes a slot, unless another thread has done so.
+    pub(super) fn unlink(self, slot: Slot) {
+        let wanted = Index::word(self.hash, slot);
+        for bucket in self.buckets {
+            let mut mask = arch::tag_mask(bucket, self.tag());
+            while let Some(word) = next_way(bucket, &mut mask) {
+                if word.load(Ordering::Relaxed) == wanted && word.compare_exchange(wanted, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    return;
+                }
+            }
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Insertion and removal: the writers' side of the protocol in the head of `table`.
 
+use super::arch;
 use super::expiry::EVICTABLE_MS;
 use super::flow::*;
-use super::index::Slot;
-use super::line::{Key, status};
+use super::index::{Places, Slot};
+use super::line::status;
 use super::sync::{MODEL, Ordering, fence, spin_loop};
-use super::table::{ConnTable, Worker};
+use super::table::{ConnTable, Hashed, Worker};
 use super::tuple::Tuple;
 
 /// How often an insertion begins anew after another worker was in its way; then [`InsertError::Busy`].
@@ -33,12 +34,16 @@ impl ConnTable {
     /// # Errors
     /// See [`InsertError`]; nothing is entered then.
     pub fn insert(&self, worker: &mut Worker, original: &Tuple, reply: &Tuple, init: &FlowInit, now: Ticks) -> Result<Hit, InsertError> {
-        let tuples = [*original, *reply];
-        let hashes = tuples.map(|tuple| self.hash(&tuple));
+        let ends = [original, reply].map(|tuple| self.hashed(tuple));
         // Not needed for the protocol: a burst that opens a flow would otherwise use up an entry per packet.
-        if let Some(hit) = self.lookup(hashes[0], original).or_else(|| self.lookup(hashes[1], reply)) {
+        if let Some(hit) = ends.iter().find_map(|end| self.find(end)) {
             return Err(InsertError::Exists(hit));
         }
+        self.enter(worker, &ends, init, now)
+    }
+
+    /// The same for who has just found no flow by the original tuple: takes an entry before it looks for others with either.
+    pub(crate) fn enter(&self, worker: &mut Worker, ends: &[Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, InsertError> {
         if !self.charge(init.owner) {
             // Of its own flows, as of all: those without a reply make room.
             self.evict_one(worker, now, |flow, age| self.owner_of(flow) == init.owner && age >= EVICTABLE_MS);
@@ -55,9 +60,10 @@ impl ConnTable {
                 error = InsertError::Full;
                 break;
             };
-            self.write(entry, &tuples, init, now);
+            self.prefetch_free(worker);
+            self.write(entry, ends, init, now);
             self.count(init.counter);
-            match self.publish(worker.slot, entry, &tuples, hashes) {
+            match self.publish(worker.slot, entry, ends) {
                 Ok(()) => {
                     let balance = &self.epochs.slots()[worker.slot].balance;
                     balance.store(balance.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
@@ -65,7 +71,7 @@ impl ConnTable {
                 }
                 Err(stop) => {
                     self.uncount(entry);
-                    self.unlink(entry, hashes);
+                    self.unlink(entry, [ends[0].hash, ends[1].hash]);
                     worker.lists.pending.push(&self.cold, entry, status::DEAD);
                     match stop {
                         Stop::Lost(hit) => {
@@ -90,22 +96,38 @@ impl ConnTable {
         Err(error)
     }
 
-    fn write(&self, entry: u32, tuples: &[Tuple; 2], init: &FlowInit, now: Ticks) {
+    /// Hashes the reply's tuple of a flow that is about to be entered, and asks for the index lines that this will need.
+    #[inline]
+    pub(crate) fn prepare(&self, reply: &Tuple) -> Hashed {
+        let reply = self.hashed(reply);
+        self.index.places(reply.hash).prefetch();
+        reply
+    }
+    /// Asks for the memory of the entry that will be taken next.
+    #[inline(always)]
+    fn prefetch_free(&self, worker: &Worker) {
+        if let Some(entry) = worker.lists.magazine.next() {
+            arch::prefetch(&self.cold, entry as usize);
+            self.prefetch_lines(entry);
+        }
+    }
+
+    fn write(&self, entry: u32, ends: &[Hashed; 2], init: &FlowInit, now: Ticks) {
         let cold = &self.cold[entry as usize];
         cold.owner.store(init.owner, Ordering::Relaxed);
         cold.counter.store(init.counter, Ordering::Relaxed);
         cold.created.store(now.0, Ordering::Relaxed);
-        let [original, reply] = tuples;
+        let [original, reply] = ends.each_ref().map(|end| &end.key);
         let lines = [FlowDir::Original, FlowDir::Reply].map(|dir| self.line_of(entry, dir));
-        lines[0].write(original, &reply.inverse(), &init.original, init.generation, init.state, now);
-        lines[1].write(reply, &original.inverse(), &init.reply, init.generation, init.state, now);
+        lines[0].write(original, reply, &init.original, init.generation, init.state, now);
+        lines[1].write(reply, original, &init.reply, init.generation, init.state, now);
     }
 
     /// Brings a written entry to life. On failure it is dead, though not unlinked.
-    fn publish(&self, me: usize, entry: u32, tuples: &[Tuple; 2], hashes: [u64; 2]) -> Result<(), Stop> {
+    fn publish(&self, me: usize, entry: u32, ends: &[Hashed; 2]) -> Result<(), Stop> {
         let status = &self.cold[entry as usize].status;
         status.store(tentative(me), Ordering::Relaxed);
-        let outcome = self.contest(me, entry, tuples, hashes).and_then(|()| {
+        let outcome = self.contest(me, entry, ends).and_then(|()| {
             // The only point where a flow comes into being. Fails where a lower worker killed it.
             let live = status.compare_exchange(tentative(me), status::LIVE, Ordering::AcqRel, Ordering::Acquire);
             live.map(drop).map_err(|_| Stop::Yield)
@@ -121,26 +143,24 @@ impl ConnTable {
     }
 
     /// Publishes both index words, then looks for others with either tuple.
-    fn contest(&self, me: usize, entry: u32, tuples: &[Tuple; 2], hashes: [u64; 2]) -> Result<(), Stop> {
-        let [original, reply] = tuples;
+    fn contest(&self, me: usize, entry: u32, ends: &[Hashed; 2]) -> Result<(), Stop> {
+        let [original, reply] = ends;
+        let places = ends.each_ref().map(|end| self.index.places(end.hash));
         // A flow from an address and port to themselves has one tuple only.
-        let placed = (original == reply || self.index.place(hashes[1], Slot::new(entry, FlowDir::Reply)))
-            && self.index.place(hashes[0], Slot::new(entry, FlowDir::Original));
+        let placed = (original.key == reply.key || places[1].place(Slot::new(entry, FlowDir::Reply)))
+            && places[0].place(Slot::new(entry, FlowDir::Original));
         if !placed {
             return Err(Stop::NoRoom);
         }
         // Of two that come here with the same tuple, the later one sees the other's word.
         fence(Ordering::SeqCst);
-        for (tuple, hash) in tuples.iter().zip(hashes) {
-            let key = Key::new(tuple);
-            let stop = self
-                .index
-                .find(hash, |slot| (slot.entry() != entry && self.line(slot).has_key(&key)).then(|| self.meet(me, hash, slot)).flatten());
-            if let Some(stop) = stop {
-                return Err(stop);
-            }
+        let others = |places: Places<'_>, Hashed { key, hash }: &Hashed| {
+            places.find(|slot| if slot.entry() != entry && self.line(slot).has_key(key) { self.meet(me, *hash, slot) } else { None })
+        };
+        match others(places[0], original).or_else(|| others(places[1], reply)) {
+            Some(stop) => Err(stop),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Settles who goes on where another entry has the same tuple.
@@ -157,7 +177,7 @@ impl ConnTable {
                 },
                 _ => {
                     // Its owner is about to unlink it; a reader must not meet it before the new one.
-                    self.index.unlink(hash, slot);
+                    self.index.places(hash).unlink(slot);
                     return None;
                 }
             }
@@ -165,8 +185,8 @@ impl ConnTable {
     }
 
     fn unlink(&self, entry: u32, hashes: [u64; 2]) {
-        self.index.unlink(hashes[0], Slot::new(entry, FlowDir::Original));
-        self.index.unlink(hashes[1], Slot::new(entry, FlowDir::Reply));
+        self.index.places(hashes[0]).unlink(Slot::new(entry, FlowDir::Original));
+        self.index.places(hashes[1]).unlink(Slot::new(entry, FlowDir::Reply));
     }
 
     /// Removes a flow that was found since the worker's last quiescent point. Tells whether it was still there: of several
@@ -177,7 +197,7 @@ impl ConnTable {
         if cold.status.compare_exchange(status::LIVE, status::DEAD, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        let hashes = [FlowDir::Original, FlowDir::Reply].map(|dir| self.hash(&self.line_of(entry.0, dir).tuple()));
+        let hashes = [FlowDir::Original, FlowDir::Reply].map(|dir| self.hash_key(&self.line_of(entry.0, dir).key()));
         self.unlink(entry.0, hashes);
         self.discharge(cold.owner.load(Ordering::Relaxed));
         self.uncount(entry.0);

@@ -83,7 +83,7 @@ pub(super) const fn partner_index(line: u32) -> u32 {
 }
 
 /// A tuple as a line holds it and the hash takes it. The hot lane makes one of a header without a [`Tuple`] in between.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     words: [u64; 4],
     word4: u64,
@@ -114,6 +114,11 @@ impl Key {
     pub(crate) const fn set_v4(&mut self, addresses: u64, ports: u32, proto: u8) {
         let key = Self::v4(addresses, ports, proto);
         (self.words[0], self.word4) = (key.words[0], key.word4);
+    }
+    /// The same without what [`set_v4`](Self::set_v4) has left of another.
+    #[inline(always)]
+    pub(crate) const fn tidy(&self) -> Self {
+        if self.is_v6() { *self } else { Self { words: [self.words[0], 0, 0, 0], word4: self.word4 } }
     }
     /// IPv6; `ports` as for IPv4.
     #[inline(always)]
@@ -151,22 +156,32 @@ impl Line {
         self.words[word].load(Ordering::Relaxed)
     }
 
-    /// Writes a new flow's direction, not yet live. The caller owns the entry; publishing it in the index is the release.
-    pub(super) fn write(&self, tuple: &Tuple, to: &Tuple, leg: &Leg, generation: u32, state: FlowState, now: Ticks) {
-        let key = Key::new(tuple);
-        let mut words = [key.words[0], key.words[1], key.words[2], key.words[3], key.word4, 0, 0, 0];
-        if tuple.is_v4() {
-            words[1] = u64::from(to.sport) | u64::from(to.dport) << 16 | u64::from(leg.l3_delta) << 32;
-            words[2] = u64::from(to.src.low32()) << 32 | u64::from(to.dst.low32());
-        }
-        let nat = |changed: bool, mark: u64| if changed { mark } else { 0 };
-        words[4] |= nat((tuple.src, tuple.sport) != (to.src, to.sport), NAT_SRC)
-            | nat((tuple.dst, tuple.dport) != (to.dst, to.dport), NAT_DST)
+    /// Writes a new flow's direction, not yet live; `back` is the key of the other one, the inverse of what its packets become. The
+    /// caller owns the entry; publishing it in the index is the release.
+    #[inline]
+    pub(super) fn write(&self, key: &Key, back: &Key, leg: &Leg, generation: u32, state: FlowState, now: Ticks) {
+        let mut words = key.words;
+        let (ports, to_ports) = (key.word4 as u32, (back.word4 as u32).rotate_left(16));
+        let ports_differ = ports ^ to_ports;
+        let (src, dst) = if key.is_v6() {
+            let ([s1, s0, d1, d0], [bs1, bs0, bd1, bd0]) = (key.words, back.words);
+            ((s1 ^ bd1) | (s0 ^ bd0), (d1 ^ bs1) | (d0 ^ bs0))
+        } else {
+            let to = back.words[0].rotate_left(32);
+            words[1] = u64::from(to_ports) | u64::from(leg.l3_delta) << 32;
+            words[2] = to;
+            ((words[0] ^ to) >> 32, (words[0] ^ to) & 0xffff_ffff)
+        };
+        let nat = |differs: u64, mark: u64| if differs != 0 { mark } else { 0 };
+        let word4 = key.word4
+            | nat(src | u64::from(ports_differ & 0xffff), NAT_SRC)
+            | nat(dst | u64::from(ports_differ >> 16), NAT_DST)
             | (state as u64) << STATE_SHIFT
             | u64::from(leg.l4_delta) << L4_DELTA_SHIFT;
-        words[5] = u64::from(leg.exit) | u64::from(generation) << 32;
-        words[6] = u64::from(now.0) << 32;
-        for (place, word) in self.words.iter().zip(words) {
+        let [w0, w1, w2, w3] = words;
+        let exit = u64::from(leg.exit) | u64::from(generation) << 32;
+        let all = [w0, w1, w2, w3, word4, exit, u64::from(now.0) << 32, 0];
+        for (place, word) in self.words.iter().zip(all) {
             place.store(word, Ordering::Relaxed);
         }
     }
@@ -194,6 +209,13 @@ impl Line {
         if is_v6 { first | (self.load(1) ^ key.words[1]) | (self.load(2) ^ key.words[2]) | (self.load(3) ^ key.words[3]) } else { first }
     }
 
+    /// The key.
+    #[inline(always)]
+    pub(super) fn key(&self) -> Key {
+        let word4 = self.load(4) & KEY;
+        let rest = if word4 & V6 == 0 { [0; 3] } else { [self.load(1), self.load(2), self.load(3)] };
+        Key { words: [self.load(0), rest[0], rest[1], rest[2]], word4 }
+    }
     /// The key, decoded.
     #[inline(always)]
     pub(super) fn tuple(&self) -> Tuple {

@@ -1,10 +1,8 @@
 //! The clock hand: finds flows whose time is over, a few entries per batch. No timer per flow.
 
-use super::arch;
 use super::expiry::{EVICTABLE_MS, timeout_ms};
 use super::flow::*;
-use super::index::Slot;
-use super::line::{line_index, status};
+use super::line::status;
 use super::sync::{MODEL, Ordering};
 use super::table::{ConnTable, Worker};
 
@@ -76,8 +74,7 @@ impl ConnTable {
         }
         let entry = worker.sweep.next()?;
         if entry + AHEAD <= self.max() {
-            arch::prefetch(&self.lines, line_index(Slot::new(entry + AHEAD, FlowDir::Original)) as usize);
-            arch::prefetch(&self.lines, line_index(Slot::new(entry + AHEAD, FlowDir::Reply)) as usize);
+            self.prefetch_lines(entry + AHEAD);
         }
         Some(entry)
     }

@@ -21,7 +21,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::arch::{Baseline, Isa, Modern};
+use super::arch::{self, Baseline, Isa, Modern};
 use super::epoch::Epochs;
 use super::flow::*;
 use super::free::{Chain, FreeStack, Magazine};
@@ -123,6 +123,19 @@ const READERS_MAX: usize = 4;
 /// Batches between two looks at how full the table is.
 const PRESSURE_BATCHES: u32 = 16;
 
+/// A tuple as it is looked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hashed {
+    pub(super) key: Key,
+    /// Of the key, under the secret of the table.
+    pub(crate) hash: u64,
+}
+
+impl Hashed {
+    /// No packet's.
+    pub(crate) const BLANK: Self = Self { key: Key::BLANK, hash: 0 };
+}
+
 impl ConnTable {
     /// The largest table: 2^30 - 1 flows, as a slot of the index has 31 bits for entry and direction and a status 30.
     pub const MAX: u32 = (1 << 30) - 1;
@@ -209,7 +222,18 @@ impl ConnTable {
     pub fn hash(&self, tuple: &Tuple) -> u64 {
         self.hash_key(&Key::new(tuple))
     }
-    /// The same for who has the key already.
+    /// A tuple with its hash, for who needs it more than once.
+    #[inline]
+    pub(crate) fn hashed(&self, tuple: &Tuple) -> Hashed {
+        let key = Key::new(tuple);
+        Hashed { key, hash: self.hash_key(&key) }
+    }
+    /// The same of a key and its hash.
+    #[inline(always)]
+    pub(crate) const fn hashed_key(key: &Key, hash: u64) -> Hashed {
+        Hashed { key: key.tidy(), hash }
+    }
+    /// The hash for who has the key already.
     #[inline(always)]
     pub(crate) fn hash_key(&self, key: &Key) -> u64 {
         self.hasher.hash(key)
@@ -227,11 +251,12 @@ impl ConnTable {
     /// Finds a flow by a tuple of either direction, for a packet alone.
     #[inline]
     pub fn lookup(&self, hash: u64, tuple: &Tuple) -> Option<Hit> {
-        self.find(hash, &Key::new(tuple))
+        self.find(&Hashed { key: Key::new(tuple), hash })
     }
+    /// The same for who has hashed it.
     #[inline]
-    fn find(&self, hash: u64, key: &Key) -> Option<Hit> {
-        self.index.find(hash, |slot| self.line(slot).is(key, key.is_v6()).then(|| Hit { entry: EntryId(slot.entry()), dir: slot.dir() }))
+    pub(crate) fn find(&self, Hashed { key, hash }: &Hashed) -> Option<Hit> {
+        self.index.find(*hash, |slot| self.line(slot).is(key, key.is_v6()).then(|| Hit { entry: EntryId(slot.entry()), dir: slot.dir() }))
     }
     /// Hashes and finds a batch, stage by stage.
     ///
@@ -261,10 +286,17 @@ impl ConnTable {
         }
         for (((tuple, hash), probe), hit) in tuples.iter().zip(&*hashes).zip(&probes).zip(hits) {
             let key = Key::new(tuple);
-            *hit = lookup.hit(*probe, &key).or_else(|| self.find(*hash, &key));
+            *hit = lookup.hit(*probe, &key).or_else(|| self.find(&Hashed { key, hash: *hash }));
         }
     }
 
+    /// Asks for both lines of an entry.
+    #[inline(always)]
+    pub(super) fn prefetch_lines(&self, entry: u32) {
+        for dir in [FlowDir::Original, FlowDir::Reply] {
+            arch::prefetch(&self.lines, line_index(Slot::new(entry, dir)) as usize);
+        }
+    }
     #[inline(always)]
     pub(super) fn line(&self, slot: Slot) -> &Line {
         &self.lines[line_index(slot) as usize]

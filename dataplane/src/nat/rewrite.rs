@@ -89,6 +89,17 @@ impl Rewrite {
         Self { src, dst, sport, dport, l3_delta: folded(addresses), l4_delta: folded(l4), flags }
     }
 
+    /// What the sums grow by on the way back, of which each is as much less: `l3_delta` and `l4_delta` of the rewrite that turns the
+    /// inverse of `to` into the inverse of `from`. An ICMP identifier is both ports of its tuple.
+    #[inline]
+    pub const fn deltas_back(&self) -> (u16, u16) {
+        // Of the two forms of zero, the one that a folded sum has.
+        const fn back(delta: u16) -> u16 {
+            if delta == 0xffff { delta } else { !delta }
+        }
+        if self.flags.is_empty() { (0, 0) } else { (back(self.l3_delta), back(self.l4_delta)) }
+    }
+
     /// Edits the packet that `headers` describes: addresses, ports or identifier, checksums. `headers` is not changed.
     ///
     /// Later fragments have addresses only. A UDP checksum of 0 stays 0.

@@ -5,6 +5,7 @@
 
 use super::{Cx, Inbound, Sender, is_to_overlay};
 use crate::answer;
+use crate::conntrack::Hashed;
 use crate::io::Packet;
 use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, OverlayMode, proto};
 use crate::overlay::vxlan;
@@ -23,9 +24,9 @@ impl From<DropReason> for Verdict {
     }
 }
 
-/// Looks at a frame as it came in. `inbound` is written in place, and arbitrary where the frame ended.
+/// Looks at a frame as it came in. `hashed` is its tuple, if that has been read and it is no overlay packet. `inbound` is written in place, and arbitrary where the frame ended.
 #[inline(always)]
-pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &mut Inbound) -> Result<(), Verdict> {
+pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, hashed: Option<Hashed>, inbound: &mut Inbound) -> Result<(), Verdict> {
     let port = cx.tables.ports.get(packet.in_port).ok_or(DropReason::PortUnavailable)?;
     if packet.frame.is_chain() && packet.frame.len() < FIRST_BUFFER_MIN {
         Err(DropReason::InvalidPacket)?;
@@ -67,7 +68,9 @@ pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &mut Inbound)
             true => finish_checksum_of_chain(cx.arena, &mut packet.frame, headers),
         };
     }
-    inbound.hash = cx.conns.hash(&headers.tuple);
+    // What the hot lane has not opened it has read as it came.
+    let as_read = if matches!(inbound.sender, Sender::Tunnel(_)) { None } else { hashed };
+    inbound.hashed = as_read.unwrap_or_else(|| cx.conns.hashed(&headers.tuple));
     Ok(())
 }
 

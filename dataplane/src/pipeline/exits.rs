@@ -69,7 +69,7 @@ pub(super) fn emit(
         Exit::Vxlan { port, tunnel, .. } => {
             let tunnel = cx.tables.routes.tunnel(tunnel);
             trail.encap = Some(tunnel.node);
-            return match vxlan::encap(cx.arena, &mut packet.frame, &tunnel.template, inbound.headers.tos, inbound.hash) {
+            return match vxlan::encap(cx.arena, &mut packet.frame, &tunnel.template, inbound.headers.tos, inbound.hashed.hash) {
                 true => Ok(Verdict::Encap(port)),
                 false => Err(Refusal::Silent(DropReason::InvalidPacket)),
             };

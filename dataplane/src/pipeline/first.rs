@@ -2,15 +2,14 @@
 
 use super::exits::{emit, fits};
 use super::refusal::Refusal;
-use super::{Cx, Inbound, Sender, Way, current_exit, edit_and_emit, follow, is_to_overlay, odd, opening_kind, prove, resolve};
-use crate::conntrack::{FlowInit, FlowState, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
+use super::{Cx, Inbound, Sender, Way, current_exit, edit_and_emit, follow, is_to_overlay, odd, opening_kind, prove, proven, resolve};
+use crate::conntrack::{FlowInit, FlowState, Hashed, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
 use crate::events::{CtState, Trail};
 use crate::io::Packet;
 use crate::model::{Direction, Ip, OnInvalid, proto};
 use crate::nat::{Rewrite, select_source};
 use crate::parse::Headers;
 use crate::policy::Judgement;
-use crate::route::ExitId;
 use crate::service::Selection;
 use crate::tables::{Owner, OwnerKind};
 use crate::verdict::{DropReason, Verdict};
@@ -33,15 +32,17 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
     }
 
     // Service: which backend (E2.8 to E2.35). It changes the destination alone.
-    let (source, asked) = (*tables.owner(tuple.src), *tables.owner(tuple.dst));
-    let Choice { seen, masquerade, via_service, counter } = choose_backend(cx, &tuple, &source, &asked, trail)?;
+    let (source, asked) = (tables.owner(tuple.src), tables.owner(tuple.dst));
+    let Choice { seen, masquerade, via_service, counter } = choose_backend(cx, &tuple, source, asked, trail)?;
     if via_service && state.is_none() {
         return Err(Refusal::Silent(DropReason::InvalidConntrack));
     }
-    let destination = if via_service { *tables.owner(seen.dst) } else { asked };
+    // Nearly always the reply's tuple. What is between here and the insertion hides the memory's latency.
+    let mut reply = cx.conns.prepare(&seen.inverse());
+    let destination = if via_service { tables.owner(seen.dst) } else { asked };
     if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
         // Nothing of ours: the node's own stack decides.
-        let exit = tables.routes.resolve(&destination, seen.dst)?;
+        let exit = tables.routes.resolve(destination, seen.dst)?;
         trail.after = Some(tuple);
         return emit(cx, packet, inbound, tables.routes.exit(exit), tuple.dst, trail);
     }
@@ -56,19 +57,19 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
 
     // Policy: after the service choice, before source translation (E1.25). Both sides must allow (E1.6).
     if matches!(source.kind, OwnerKind::LocalPod { .. }) {
-        let judged = tables.judge_owners(&source, Direction::Egress, &destination, seen.proto, seen.dport, via_service);
+        let judged = tables.judge_owners(source, Direction::Egress, destination, seen.proto, seen.dport, via_service);
         trail.egress = Some(judged);
         obey(cx, judged, &tuple)?;
     }
     if matches!(destination.kind, OwnerKind::LocalPod { .. }) {
-        let judged = tables.judge_owners(&destination, Direction::Ingress, &source, seen.proto, seen.dport, via_service);
+        let judged = tables.judge_owners(destination, Direction::Ingress, source, seen.proto, seen.dport, via_service);
         trail.ingress = Some(judged);
         obey(cx, judged, &tuple)?;
     }
 
     // Route: both ways, so that the reply's first packet is a known one already.
-    let exit = resolve(cx, &destination, seen.dst)?;
-    let back = tables.routes.resolve(&source, seen.src).ok();
+    let exit = resolve(cx, destination, seen.dst)?;
+    let back = tables.routes.resolve(source, seen.src).ok();
     let way = tables.routes.exit(exit);
     fits(cx, inbound, way, trail)?;
     // Masquerade: pods towards the outside, and services where E2.27 says so.
@@ -89,7 +90,11 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
     };
 
     let is_node_itself = source.kind == OwnerKind::OwnNode && destination.in_cluster;
-    let to = if leaves || masquerade && !is_node_itself { translate_source(cx, &seen)? } else { seen };
+    let mut to = seen;
+    if leaves || masquerade && !is_node_itself {
+        to = translate_source(cx, &seen)?;
+        reply = cx.conns.prepare(&to.inverse());
+    }
 
     // Conntrack: from here on every packet of the flow follows.
     let owner = match (inbound.sender, destination.kind) {
@@ -98,10 +103,24 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
         (_, OwnerKind::LocalPod { port: Some(port), .. }) => u32::from(port.0),
         _ => NO_OWNER,
     };
-    let flow = NewFlow { original: tuple, to, exit, back, owner, counter, state };
-    let hit = insert(cx, &flow)?;
+    let ways = [proven(tables, exit, inbound.sender, packet.in_port), back.map_or(Way::UNKNOWN, |exit| Way::new(exit, None))];
+    let flow = NewFlow { ways, owner, counter, state };
+    match insert(cx, inbound, &flow, to, reply)? {
+        Entered::Ours(hit, rewrite) => {
+            trail.after =
+                Some(Tuple { proto: tuple.proto, src: rewrite.src, dst: rewrite.dst, sport: rewrite.sport, dport: rewrite.dport });
+            let verdict = edit_and_emit(cx, packet, inbound, &rewrite, rewrite.dst, way, trail)?;
+            cx.conns.touch(hit, inbound.headers.l3_total, Ticks::from_nanos(cx.now));
+            Ok(verdict)
+        }
+        Entered::Others(hit) => join(cx, packet, inbound, hit, trail),
+    }
+}
+
+/// Where another worker was faster, its choice of a backend counts, and so does the way there.
+#[cold]
+fn join(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, hit: Hit, trail: &mut Trail) -> Result<Verdict, Refusal> {
     let view = cx.conns.flow(hit);
-    // Where another worker was faster, its choice of a backend counts, and so does the way there.
     let exit = current_exit(cx, hit, &view, trail)?;
     trail.after = Some(view.to);
     let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
@@ -177,29 +196,21 @@ fn free_source(cx: &mut Cx<'_>, seen: &Tuple, address: Ip) -> Option<Tuple> {
     select_source(seen, address, &(first..=last), &mut cx.local.random, taken)
 }
 
-/// What was decided about a new flow.
+/// What was decided about a new flow besides its tuples.
 struct NewFlow {
-    original: Tuple,
-    to: Tuple,
-    exit: ExitId,
-    /// Exit of the way back, if there is one.
-    back: Option<ExitId>,
+    /// There and back; the first packet's is proven.
+    ways: [Way; 2],
     owner: u32,
     counter: u32,
     state: FlowState,
 }
 
 impl NewFlow {
-    fn init(&self, generation: u32) -> FlowInit {
-        let there = Rewrite::compile(&self.original, &self.to);
-        let back = Rewrite::compile(&self.to.inverse(), &self.original.inverse());
+    fn init(&self, rewrite: &Rewrite, generation: u32) -> FlowInit {
+        let leg = |way: Way, (l3_delta, l4_delta)| Leg { exit: way.bits(), l3_delta, l4_delta };
         FlowInit {
-            original: Leg { exit: Way::new(self.exit, None).bits(), l3_delta: there.l3_delta, l4_delta: there.l4_delta },
-            reply: Leg {
-                exit: self.back.map_or(Way::UNKNOWN, |exit| Way::new(exit, None)).bits(),
-                l3_delta: back.l3_delta,
-                l4_delta: back.l4_delta,
-            },
+            original: leg(self.ways[0], (rewrite.l3_delta, rewrite.l4_delta)),
+            reply: leg(self.ways[1], rewrite.deltas_back()),
             generation,
             owner: self.owner,
             counter: self.counter,
@@ -208,23 +219,42 @@ impl NewFlow {
     }
 }
 
+/// Whose flow is in the connection table.
+enum Entered {
+    /// This one, with what becomes of its packets.
+    Ours(Hit, Rewrite),
+    /// One with the same tuple.
+    Others(Hit),
+}
+
 /// Enters a flow into the connection table. Where another flow already has the reply's tuple, the source port changes, as two
 /// connections of a client by way of two services to one backend need it.
-fn insert(cx: &mut Cx<'_>, flow: &NewFlow) -> Result<Hit, Refusal> {
-    let full = Refusal::Silent(DropReason::CtMapInsertionFailed);
-    let now = Ticks::from_nanos(cx.now);
-    let generation = cx.tables.generation;
-    match cx.conns.insert(&mut cx.local.conns, &flow.original, &flow.to.inverse(), &flow.init(generation), now) {
-        Ok(hit) => Ok(hit),
-        // Another worker was faster with the same flow.
-        Err(InsertError::Exists(hit)) if cx.conns.flow(hit).tuple == flow.original => Ok(hit),
-        Err(InsertError::Exists(_)) => {
-            let to = free_source(cx, &flow.to, flow.to.src).ok_or(Refusal::Silent(DropReason::NoMappingForMasquerade))?;
-            let flow = NewFlow { to, ..*flow };
-            cx.conns.insert(&mut cx.local.conns, &flow.original, &to.inverse(), &flow.init(generation), now).map_err(|_| full)
-        }
-        Err(InsertError::Full | InsertError::ShareExceeded | InsertError::Busy) => Err(full),
+#[inline]
+fn insert(cx: &mut Cx<'_>, inbound: &Inbound, flow: &NewFlow, to: Tuple, reply: Hashed) -> Result<Entered, Refusal> {
+    let tuple = &inbound.headers.tuple;
+    let rewrite = Rewrite::compile(tuple, &to);
+    let (now, init) = (Ticks::from_nanos(cx.now), flow.init(&rewrite, cx.tables.generation));
+    match cx.conns.enter(&mut cx.local.conns, &[inbound.hashed, reply], &init, now) {
+        Ok(hit) => Ok(Entered::Ours(hit, rewrite)),
+        Err(InsertError::Exists(hit)) => insert_beside(cx, inbound, flow, &to, hit),
+        Err(InsertError::Full | InsertError::ShareExceeded | InsertError::Busy) => Err(Refusal::Silent(DropReason::CtMapInsertionFailed)),
     }
+}
+
+/// The same where a flow was met that has one of the tuples.
+#[cold]
+fn insert_beside(cx: &mut Cx<'_>, inbound: &Inbound, flow: &NewFlow, to: &Tuple, met: Hit) -> Result<Entered, Refusal> {
+    let tuple = &inbound.headers.tuple;
+    // Another worker was faster with the same flow.
+    if cx.conns.flow(met).tuple == *tuple {
+        return Ok(Entered::Others(met));
+    }
+    let to = free_source(cx, to, to.src).ok_or(Refusal::Silent(DropReason::NoMappingForMasquerade))?;
+    let rewrite = Rewrite::compile(tuple, &to);
+    let (now, init) = (Ticks::from_nanos(cx.now), flow.init(&rewrite, cx.tables.generation));
+    let reply = cx.conns.prepare(&to.inverse());
+    let entered = cx.conns.enter(&mut cx.local.conns, &[inbound.hashed, reply], &init, now);
+    entered.map(|hit| Entered::Ours(hit, rewrite)).map_err(|_| Refusal::Silent(DropReason::CtMapInsertionFailed))
 }
 
 /// What the node's own stack judges: natively received, for one of its addresses.

@@ -15,7 +15,7 @@
 use weir_xsk::{Arena, Frame};
 
 use super::{Cx, Way};
-use crate::conntrack::{Direction, Isa, Key, Lookup, Probe, Ticks};
+use crate::conntrack::{ConnTable, Direction, Hashed, Isa, Key, Lookup, Probe, Ticks};
 use crate::counters::{Counters, PortCounters, Stage};
 use crate::events::Observer;
 use crate::io::Packet;
@@ -69,6 +69,13 @@ impl Arrival {
         is_udp: false,
         family: None,
     };
+}
+
+impl Arrival {
+    /// The tuple of a clean frame, for the general lane.
+    pub(super) fn hashed(&self) -> Option<Hashed> {
+        self.family.map(|_| ConnTable::hashed_key(&self.key, self.hash))
+    }
 }
 
 /// What the packets of a batch meet here, taken out of its places so that a loop over them has it at hand.

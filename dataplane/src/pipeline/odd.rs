@@ -34,7 +34,7 @@ pub(super) fn forward<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, inbound
     }
     // A first fragment is a packet like any other, whose ports the later ones will need.
     cx.local.fragments.learn(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now));
-    match cx.conns.lookup(inbound.hash, &headers.tuple) {
+    match cx.conns.find(&inbound.hashed) {
         Some(hit) => established::<O>(cx, packet, inbound, hit, trail),
         None => super::first_packet(cx, packet, inbound, trail),
     }
@@ -53,12 +53,12 @@ fn later_fragment(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail
     let unknown = Refusal::Silent(DropReason::FirstFragmentNotFound);
     let headers = &inbound.headers;
     let tuple = cx.local.fragments.complete(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now)).ok_or(unknown)?;
-    let hash = cx.conns.hash(&tuple);
-    let hit = cx.conns.lookup(hash, &tuple).ok_or(unknown)?;
+    let hashed = cx.conns.hashed(&tuple);
+    let hit = cx.conns.find(&hashed).ok_or(unknown)?;
     let view = cx.conns.flow(hit);
     trail.state = CtState::Established(hit.dir);
     let exit = current_exit(cx, hit, &view, trail)?;
-    let whole = Inbound { hash, ..*inbound };
+    let whole = Inbound { hashed, ..*inbound };
     trail.after = Some(view.to);
     let verdict = super::follow(cx, packet, &whole, &view, exit, trail)?;
     cx.conns.touch(hit, headers.l3_total, Ticks::from_nanos(cx.now));

@@ -88,7 +88,7 @@ pub(super) fn return_to_sender(
         return Err(Refusal::Silent(DropReason::NoTunnelEndpoint));
     };
     let template = &cx.tables.routes.tunnel(tunnel).template;
-    match vxlan::encap(cx.arena, &mut packet.frame, template, inbound.headers.tos, inbound.hash) {
+    match vxlan::encap(cx.arena, &mut packet.frame, template, inbound.headers.tos, inbound.hashed.hash) {
         true => Ok(Verdict::Reply(reason)),
         false => Err(Refusal::Silent(DropReason::InvalidPacket)),
     }

@@ -6,6 +6,7 @@ use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use super::Ranges;
+use super::exact::Exact;
 use crate::io::PortId;
 use crate::model::{EndpointIndex, Ip, NodeIndex, NodeState, OwnNodeEgress, Selection, SelectionIndex};
 use crate::policy::{ClassId, Classes, SubjectId};
@@ -65,11 +66,10 @@ impl Owner {
     }
 }
 
-/// All owners. Pods and nodes are found by one hash probe, everybody else by their range. Fixed per generation; 48 bytes and the
-/// hash table's share per address.
+/// All owners. Pods and nodes are found by one hash probe, everybody else by their range. Fixed per generation.
 #[derive(Debug)]
 pub struct Addresses {
-    exact: HashMap<Ip, Owner>,
+    exact: Exact<Owner>,
     ranges: Ranges<Owner>,
 }
 
@@ -119,7 +119,7 @@ impl Addresses {
     /// Collects all owners. `subject_of` gives the subject of each local endpoint.
     pub fn compile(state: &NodeState, runtime: &Runtime, classes: &mut Classes, subject_of: &HashMap<EndpointIndex, SubjectId>) -> Self {
         let regions = Ranges::build(&prefixes(state, runtime, classes), &Region::default(), Region::change);
-        let mut exact = HashMap::new();
+        let mut exact = Vec::new();
         let ports: HashMap<(&str, &str), PortId> = runtime
             .ports
             .iter()
@@ -142,7 +142,7 @@ impl Addresses {
                 } else {
                     OwnerKind::RemotePod { endpoint: index, node: endpoint.node }
                 };
-                exact.insert(ip, Owner { in_cluster: true, ..region.owner(kind, class, own_class) });
+                exact.push((ip, Owner { in_cluster: true, ..region.owner(kind, class, own_class) }));
             }
         }
         let exempt_egress = runtime.config.policy.own_node_egress == OwnNodeEgress::Allow;
@@ -152,7 +152,7 @@ impl Addresses {
             let own = node == state.this_node;
             let class = classes.node(node, &region.blocks, (own, own && exempt_egress));
             let kind = if own { OwnerKind::OwnNode } else { OwnerKind::OtherNode(node) };
-            exact.insert(ip, region.owner(kind, class, class));
+            exact.push((ip, region.owner(kind, class, class)));
         };
         if (state.this_node as usize) < state.nodes.len() {
             runtime.underlay.addresses.iter().for_each(|address| add_node(state.this_node, *address));
@@ -164,23 +164,24 @@ impl Addresses {
             let class = classes.outside(&region.blocks);
             region.owner(OwnerKind::Nobody(region.node), class, class)
         });
-        Self { exact, ranges }
+        Self { exact: Exact::build(&exact), ranges }
     }
 
     /// Addresses of pods that have another owner in `later`, or none: the pod is gone, is another one, or has another port. A pod
     /// whose labels changed is the same.
     pub(super) fn reassigned(&self, state: &NodeState, later: &Self, later_state: &NodeState) -> HashSet<Ip> {
-        let stays = |ip: &Ip, old: &Owner| {
+        let stays = |ip: Ip, old: &Owner| {
             let Some((pod, old_port)) = holder(old, state) else { return true };
             let new = later.exact.get(ip).and_then(|owner| holder(owner, later_state));
             new.is_some_and(|(other, port)| other == pod && (old_port.is_none() || old_port == port))
         };
-        self.exact.iter().filter(|(ip, owner)| !stays(ip, owner)).map(|(ip, _)| *ip).collect()
+        self.exact.iter().filter(|(ip, owner)| !stays(*ip, owner)).map(|(ip, _)| ip).collect()
     }
 
     /// What is known of an address.
+    #[inline]
     pub fn owner(&self, ip: Ip) -> &Owner {
-        self.exact.get(&ip).unwrap_or_else(|| self.ranges.find(ip))
+        self.exact.get(ip).unwrap_or_else(|| self.ranges.find(ip))
     }
 }
 

@@ -4,6 +4,7 @@
 //! (`Arc`), so that a generation in which only services or only the underlay changed keeps the others.
 
 mod addresses;
+mod exact;
 mod gates;
 mod ports;
 mod ranges;

@@ -85,8 +85,8 @@ impl Delta {
     #[inline]
     #[must_use]
     pub const fn ip(self, old: Ip, new: Ip) -> Self {
-        // The complement of a sum of words is the sum of the complements, modulo 2^16 - 1.
-        Self(self.0 + !fold(sum_ip(old)) as u64 + fold(sum_ip(new)) as u64)
+        // What is the same in both, as the upper half of two mapped addresses, adds a multiple of 2^16 - 1, which is nothing.
+        Self(self.0 + sum_v6(!old.0) + sum_v6(new.0))
     }
     /// Both edits.
     #[must_use]
