@@ -185,7 +185,9 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
         arrivals.resize(batch.len(), hot::Arrival::BLANK);
     }
     let lane = hot::Lane::new(cx, isa);
-    hot::look(&lane, &mut cx.local.counters, batch, &mut arrivals[..batch.len()], observer);
+    if hot::look(&lane, &mut cx.local.counters, batch, &mut arrivals[..batch.len()], observer) {
+        first::foresee(cx, &arrivals[..batch.len()]);
+    }
     let mut followed = [0; 3];
     let mut index = 0;
     while index < batch.len() {

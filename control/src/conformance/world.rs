@@ -190,7 +190,7 @@ impl World {
         let tables = self.this()?;
         let tuple = tuple(from, to, protocol);
         let in_services = tables.owner(tuple.dst).in_services;
-        let selection = tables.services.select(&tuple, tables.origin(tuple.src), in_services, affinity, |_| 0, now_secs, random);
+        let selection = tables.services.select(&tuple, tables.origin(tuple.src), || in_services, affinity, |_| 0, now_secs, random);
         Ok(match selection {
             Selection::Backend { backend, .. } => Some(SocketAddr::new(backend.address.to_std(), backend.port)),
             _ => None,

@@ -20,7 +20,7 @@ enum Stop {
     Lost(Hit),
     /// Another worker is inserting one of the tuples and goes first.
     Yield,
-    /// The index has no room.
+    /// No entry is free, or the index has no room.
     NoRoom,
 }
 
@@ -54,39 +54,15 @@ impl ConnTable {
         if worker.pressed {
             self.evict_one(worker, now, |_, _| true);
         }
-        let mut error = InsertError::Busy;
-        for _ in 0..ATTEMPTS {
-            let Some(entry) = self.free.take(&self.cold, &mut worker.lists.magazine) else {
-                error = InsertError::Full;
-                break;
-            };
-            self.prefetch_free(worker);
-            self.write(entry, ends, init, now);
-            self.count(init.counter);
-            match self.publish(worker.slot, entry, ends) {
-                Ok(()) => {
-                    let balance = &self.epochs.slots()[worker.slot].balance;
-                    balance.store(balance.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-                    return Ok(Hit { entry: EntryId(entry), dir: FlowDir::Original });
-                }
-                Err(stop) => {
-                    self.uncount(entry);
-                    self.unlink(entry, [ends[0].hash, ends[1].hash]);
-                    worker.lists.pending.push(&self.cold, entry, status::DEAD);
-                    match stop {
-                        Stop::Lost(hit) => {
-                            error = InsertError::Exists(hit);
-                            break;
-                        }
-                        Stop::NoRoom => {
-                            error = InsertError::Full;
-                            break;
-                        }
-                        Stop::Yield => (0..PAUSES).for_each(|_| spin_loop()),
-                    }
-                }
-            }
-        }
+        let error = match self.attempt(worker, ends, init, now) {
+            Ok(hit) => return Ok(hit),
+            Err(Stop::Yield) => match self.attempt_again(worker, ends, init, now) {
+                Ok(hit) => return Ok(hit),
+                Err(error) => error,
+            },
+            Err(Stop::Lost(hit)) => InsertError::Exists(hit),
+            Err(Stop::NoRoom) => InsertError::Full,
+        };
         self.discharge(init.owner);
         if error == InsertError::Full {
             let refused = &self.epochs.slots()[worker.slot].refused;
@@ -94,6 +70,38 @@ impl ConnTable {
             self.evict_one(worker, now, |_, _| true);
         }
         Err(error)
+    }
+
+    /// Takes an entry, writes it and brings it to life.
+    #[inline(always)]
+    fn attempt(&self, worker: &mut Worker, ends: &[Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, Stop> {
+        let entry = self.free.take(&self.cold, &mut worker.lists.magazine).ok_or(Stop::NoRoom)?;
+        self.prefetch_free(worker);
+        self.write(entry, ends, init, now);
+        self.count(init.counter);
+        if let Err(stop) = self.publish(worker.slot, entry, ends) {
+            self.uncount(entry);
+            self.unlink(entry, ends.each_ref().map(|end| end.hash));
+            worker.lists.pending.push(&self.cold, entry, status::DEAD);
+            return Err(stop);
+        }
+        let balance = &self.epochs.slots()[worker.slot].balance;
+        balance.store(balance.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        Ok(Hit { entry: EntryId(entry), dir: FlowDir::Original })
+    }
+    /// The same after another worker was in the way.
+    #[cold]
+    fn attempt_again(&self, worker: &mut Worker, ends: &[Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, InsertError> {
+        for _ in 1..ATTEMPTS {
+            (0..PAUSES).for_each(|_| spin_loop());
+            match self.attempt(worker, ends, init, now) {
+                Ok(hit) => return Ok(hit),
+                Err(Stop::Yield) => {}
+                Err(Stop::Lost(hit)) => return Err(InsertError::Exists(hit)),
+                Err(Stop::NoRoom) => return Err(InsertError::Full),
+            }
+        }
+        Err(InsertError::Busy)
     }
 
     /// Hashes the reply's tuple of a flow that is about to be entered, and asks for the index lines that this will need.

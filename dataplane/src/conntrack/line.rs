@@ -127,6 +127,17 @@ impl Key {
         Self { words, word4: ports as u64 | (proto as u64) << PROTO_SHIFT | V6 }
     }
 
+    /// Decodes it.
+    #[inline(always)]
+    pub(crate) const fn tuple(&self) -> Tuple {
+        let (src, dst) = if self.is_v6() {
+            let [src, dst] = self.addresses_v6();
+            (Ip(src), Ip(dst))
+        } else {
+            (Ip::v4((self.words[0] >> 32) as u32), Ip::v4(self.words[0] as u32))
+        };
+        Tuple { src, dst, sport: self.word4 as u16, dport: (self.word4 >> 16) as u16, proto: (self.word4 >> PROTO_SHIFT) as u8 }
+    }
     /// Tells whether it is an IPv6 tuple's.
     #[inline(always)]
     pub(super) const fn is_v6(&self) -> bool {
@@ -219,15 +230,7 @@ impl Line {
     /// The key, decoded.
     #[inline(always)]
     pub(super) fn tuple(&self) -> Tuple {
-        let word4 = self.load(4);
-        let (src, dst) = if word4 & V6 == 0 {
-            let both = self.load(0);
-            (Ip::v4((both >> 32) as u32), Ip::v4(both as u32))
-        } else {
-            let whole = |high: usize| Ip(u128::from(self.load(high)) << 64 | u128::from(self.load(high + 1)));
-            (whole(0), whole(2))
-        };
-        Tuple { src, dst, sport: word4 as u16, dport: (word4 >> 16) as u16, proto: (word4 >> 32) as u8 }
+        self.key().tuple()
     }
     /// The tuple with which packets leave; `partner` is the other direction's line.
     #[inline(always)]

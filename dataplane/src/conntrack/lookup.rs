@@ -16,6 +16,10 @@ pub(crate) struct Probe(u32);
 impl Probe {
     /// Nothing was found.
     pub(crate) const NONE: Self = Self(0);
+    /// Tells whether the index may know the tuple, as far as was looked.
+    pub(crate) const fn is_some(self) -> bool {
+        self.0 != 0
+    }
 }
 
 /// A connection table taken apart, so that a loop over packets has its arrays at hand.

@@ -1,6 +1,7 @@
 //! The first packet of a flow: service, policy, masquerade and route, each asked once, and the entry that every later packet follows.
 
 use super::exits::{emit, fits};
+use super::hot::Arrival;
 use super::refusal::Refusal;
 use super::{Cx, Inbound, Sender, Way, current_exit, edit_and_emit, follow, is_to_overlay, odd, opening_kind, prove, proven, resolve};
 use crate::conntrack::{FlowInit, FlowState, Hashed, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
@@ -14,6 +15,19 @@ use crate::service::Selection;
 use crate::tables::{Owner, OwnerKind};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{icmp, icmpv6};
+
+/// Asks for the memory that the first packets of a batch will need, all at once: what is known of their ends, and where the index
+/// will have their replies. It chooses their backends as the packets themselves will, with the same randomness as long as nothing
+/// else takes of it; where it errs, only time is lost.
+#[inline]
+pub(super) fn foresee(cx: &Cx<'_>, arrivals: &[Arrival]) {
+    let (tables, mut random) = (cx.tables, cx.local.random.clone());
+    for tuple in arrivals.iter().filter_map(Arrival::unknown) {
+        let backend = tables.services.foresee(&tuple, tables.origin(tuple.src), &mut random);
+        let seen = backend.map_or(tuple, |backend| Tuple { dst: backend.address, dport: backend.port, ..tuple });
+        cx.conns.prepare(&seen.inverse());
+    }
+}
 
 /// The first packet of a flow: decides everything about it, once.
 #[inline(never)]
@@ -32,14 +46,14 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
     }
 
     // Service: which backend (E2.8 to E2.35). It changes the destination alone.
-    let (source, asked) = (tables.owner(tuple.src), tables.owner(tuple.dst));
-    let Choice { seen, masquerade, via_service, counter } = choose_backend(cx, &tuple, source, asked, trail)?;
+    let source = tables.owner(tuple.src);
+    let Choice { seen, masquerade, via_service, counter } = choose_backend(cx, &tuple, source, trail)?;
     if via_service && state.is_none() {
         return Err(Refusal::Silent(DropReason::InvalidConntrack));
     }
-    // Nearly always the reply's tuple. What is between here and the insertion hides the memory's latency.
+    // Nearly always the reply's tuple; `foresee` has asked for most.
     let mut reply = cx.conns.prepare(&seen.inverse());
-    let destination = if via_service { tables.owner(seen.dst) } else { asked };
+    let destination = tables.owner(seen.dst);
     if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
         // Nothing of ours: the node's own stack decides.
         let exit = tables.routes.resolve(destination, seen.dst)?;
@@ -142,9 +156,10 @@ struct Choice {
 }
 
 /// Asks the services about a new flow.
-fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, source: &Owner, asked: &Owner, trail: &mut Trail) -> Result<Choice, Refusal> {
+fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, source: &Owner, trail: &mut Trail) -> Result<Choice, Refusal> {
     let tables = cx.tables;
-    let (in_services, origin) = (asked.in_services, tables.origin_of(source));
+    let in_services = || tables.owner(tuple.dst).in_services;
+    let origin = tables.origin_of(source);
     let now_secs = (cx.now / 1_000_000_000) as u32;
     let conns = cx.conns;
     let connections = |counter| conns.counted(counter).unwrap_or(0);

@@ -15,7 +15,7 @@
 use weir_xsk::{Arena, Frame};
 
 use super::{Cx, Way};
-use crate::conntrack::{ConnTable, Direction, Hashed, Isa, Key, Lookup, Probe, Ticks};
+use crate::conntrack::{ConnTable, Direction, Hashed, Isa, Key, Lookup, Probe, Ticks, Tuple};
 use crate::counters::{Counters, PortCounters, Stage};
 use crate::events::Observer;
 use crate::io::Packet;
@@ -72,6 +72,11 @@ impl Arrival {
 }
 
 impl Arrival {
+    /// The tuple of a clean frame of which the index knows nothing.
+    #[inline(always)]
+    pub(super) fn unknown(&self) -> Option<Tuple> {
+        (self.family.is_some() && !self.probe.is_some()).then(|| self.key.tuple())
+    }
     /// The tuple of a clean frame, for the general lane.
     pub(super) fn hashed(&self) -> Option<Hashed> {
         self.family.map(|_| ConnTable::hashed_key(&self.key, self.hash))
@@ -109,6 +114,7 @@ impl<'a, I: Isa> Lane<'a, I> {
 /// Reads a batch and asks for the memory of its flows, in stages: what one stage asks for has arrived when the next one reads it.
 ///
 /// Frames that are not clean take part with what is left in their place: a prefetch of anything is harmless, a branch is not free.
+/// Tells whether there may be first packets among the frames.
 #[inline(always)]
 pub(super) fn look<I: Isa, O: Observer>(
     lane: &Lane<'_, I>,
@@ -116,7 +122,7 @@ pub(super) fn look<I: Isa, O: Observer>(
     batch: &[Packet],
     arrivals: &mut [Arrival],
     observer: &mut O,
-) {
+) -> bool {
     for packet in batch {
         lane.arena.prefetch(&packet.frame);
     }
@@ -144,6 +150,7 @@ pub(super) fn look<I: Isa, O: Observer>(
         }
     }
     observer.stage(Stage::Lookup, batch.len());
+    unfound
 }
 
 /// Reads the headers of a clean frame.

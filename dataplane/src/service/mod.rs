@@ -186,17 +186,17 @@ impl Services {
 
     /// Finds what a new flow may be sent to.
     pub fn candidates(&self, tuple: &Tuple, origin: Origin, in_services: bool) -> Candidates<'_> {
-        match self.candidate_set(tuple, origin, in_services) {
+        match self.candidate_set(tuple, origin, || in_services) {
             Ok(found) => Candidates::Backends { backends: &found.set.backends, masquerade: found.masquerade, service: found.index },
             Err(refused) => refused,
         }
     }
 
     /// The same, with what the scheduler needs.
-    fn candidate_set(&self, tuple: &Tuple, origin: Origin, in_services: bool) -> Result<Found<'_>, Candidates<'static>> {
+    fn candidate_set(&self, tuple: &Tuple, origin: Origin, in_services: impl FnOnce() -> bool) -> Result<Found<'_>, Candidates<'static>> {
         let key = FrontendKey { address: tuple.dst, proto: tuple.proto, port: tuple.dport };
         let Some((index, kind)) = self.frontends.get(&key).copied() else {
-            return Err(self.no_frontend(tuple, in_services));
+            return Err(self.no_frontend(tuple, in_services()));
         };
         let entry = &*self.services[index as usize];
         // E2.32: checked before anything else, for clients inside the cluster too.
@@ -216,14 +216,22 @@ impl Services {
         }
     }
 
-    /// Chooses the backend of a new flow. `connections` tells how many are open at a counter; `now_secs` and `random` are the
+    /// The backend that [`select`](Self::select) would choose with the same randomness, where that depends on nothing else: not on
+    /// who was here before, nor on who else comes.
+    pub fn foresee(&self, tuple: &Tuple, origin: Origin, random: &mut fastrand::Rng) -> Option<Backend> {
+        let Found { entry, set, .. } = self.candidate_set(tuple, origin, || false).ok()?;
+        let depends = entry.service.affinity_timeout_secs.is_some() || self.scheduler == Scheduler::LeastConnections;
+        (!depends).then(|| set.backends[self.choose(set, tuple, |_| 0, random)])
+    }
+
+    /// Chooses the backend of a new flow. `in_services` tells whether it asks for an address in the range of ClusterIPs, `connections` how many are open at a counter; `now_secs` and `random` are the
     /// caller's clock and randomness.
     #[allow(clippy::too_many_arguments)] // each is what the pipeline alone has
     pub fn select(
         &self,
         tuple: &Tuple,
         origin: Origin,
-        in_services: bool,
+        in_services: impl FnOnce() -> bool,
         affinity: &Affinity,
         connections: impl Fn(u32) -> u32,
         now_secs: u32,

@@ -115,7 +115,7 @@ fn source_ranges_guard_load_balancer_addresses_alone() {
 }
 
 fn choose(services: &Services, tuple: &Tuple, affinity: &Affinity, now: u32, random: &mut fastrand::Rng) -> Backend {
-    match services.select(tuple, POD, false, affinity, |_| 0, now, random) {
+    match services.select(tuple, POD, || false, affinity, |_| 0, now, random) {
         Selection::Backend { backend, .. } => backend,
         other => panic!("{other:?}"),
     }
@@ -203,7 +203,7 @@ fn the_fewest_connections_win_and_equals_share() {
     let mut open: HashMap<u32, u32> = HashMap::new();
     for n in 1..=1000u32 {
         let connections = |counter| open.get(&counter).copied().unwrap_or(0);
-        let Selection::Backend { counter, .. } = services.select(&tuple(CLUSTER_IP), POD, false, &affinity, connections, 0, &mut random)
+        let Selection::Backend { counter, .. } = services.select(&tuple(CLUSTER_IP), POD, || false, &affinity, connections, 0, &mut random)
         else {
             panic!("a backend is chosen");
         };
