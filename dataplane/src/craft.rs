@@ -21,7 +21,7 @@ pub struct Craft {
     pub tcp_flags: u8,
     /// TCP sequence number.
     pub seq: u32,
-    /// TCP acknowledgment number.
+    /// TCP acknowledgment number, where the flags say that there is one.
     pub ack: u32,
     /// An echo reply rather than a request.
     pub echo_reply: bool,
@@ -40,7 +40,8 @@ impl Craft {
             tos: 0,
             tcp_flags: tcp::SYN,
             seq: 1,
-            ack: 0,
+            // That of an answer to the first packet.
+            ack: 2,
             echo_reply: false,
             payload: Vec::new(),
         }
@@ -77,7 +78,8 @@ impl Craft {
         match number {
             proto::TCP => {
                 let mut header = [0; tcp::LEN];
-                tcp::Header { sport, dport, seq: self.seq, ack: self.ack, flags: self.tcp_flags }.emit(&mut header);
+                let ack = if self.tcp_flags & tcp::ACK != 0 { self.ack } else { 0 };
+                tcp::Header { sport, dport, seq: self.seq, ack, flags: self.tcp_flags }.emit(&mut header);
                 segment.extend(header);
                 field = Some(tcp::CHECKSUM);
             }

@@ -26,17 +26,19 @@ mod refusal;
 
 use weir_xsk::Arena;
 
+use crate::conntrack::tcp::{Fit, Numbers};
 use crate::conntrack::{self, Baseline, ConnTable, FlowDir, FlowView, Fragments, Hashed, Hit, Isa, Ticks, Tuple};
 use crate::counters::{Counters, Stage};
 use crate::events::{CtState, Event, Hears, Observer, Trail, is_decision};
 use crate::io::{BATCH_MAX, Packet, PortId};
-use crate::model::{Direction, Ip, NodeIndex, OnChange, OverlayMode, proto};
+use crate::model::{Direction, Ip, NodeIndex, OnChange, OnInvalid, OverlayMode, proto};
 use crate::nat::{Rewrite, RewriteFlags};
 use crate::parse::{Headers, Parsed, parse};
 use crate::route::{Exit, ExitId};
 use crate::service::Affinity;
 use crate::tables::{Owner, OwnerKind, Tables};
 use crate::verdict::{DropReason, Verdict};
+use crate::wire::{chunk, tcp};
 use exits::{emit, fits};
 use first::first_packet;
 use refusal::{Limiter, Refusal};
@@ -289,6 +291,12 @@ fn established<O: Observer>(
         cx.conns.remove(&mut cx.local.conns, hit.entry);
         return first_packet(cx, packet, inbound, trail);
     }
+    let numbers = segment_numbers(cx.arena.bytes(&packet.frame), headers);
+    let fit = numbers.filter(|_| !steady).map_or(Fit::Belongs, |numbers| cx.conns.fit(hit, &view, kind, numbers));
+    if fit == Fit::Invalid && cx.tables.runtime.config.conntrack.invalid == OnInvalid::Drop {
+        trail.state = CtState::Invalid;
+        return Err(Refusal::Silent(DropReason::InvalidConntrack)); // E2.44
+    }
     if O::HEARS == Hears::Everything {
         note_established(cx, hit, &view, trail);
     }
@@ -303,8 +311,13 @@ fn established<O: Observer>(
             return Err(refusal);
         }
     };
-    if !steady {
-        cx.conns.advance(hit, &view, kind);
+    if fit == Fit::Belongs {
+        if !steady {
+            cx.conns.advance(hit, &view, kind);
+        }
+        if let Some(numbers) = numbers {
+            cx.conns.note_numbers(hit, view.state, kind, numbers);
+        }
     }
     cx.conns.touch(hit, headers.l3_total, Ticks::from_nanos(cx.now));
     prove(cx, hit, &view, exit, inbound.sender, packet.in_port);
@@ -436,6 +449,14 @@ fn opening_kind(bytes: &[u8], headers: &Headers) -> u8 {
         proto::SCTP => bytes.get(usize::from(headers.l4) + SCTP_HEADER).copied().unwrap_or(u8::MAX),
         _ => headers.tcp_flags,
     }
+}
+
+/// Sequence and acknowledgment number of a TCP segment over IPv4.
+#[inline(always)]
+fn segment_numbers(bytes: &[u8], headers: &Headers) -> Option<Numbers> {
+    let is_tcp = headers.tuple.proto == proto::TCP && !headers.is_v6();
+    let bits = is_tcp.then(|| chunk(bytes, usize::from(headers.l4) + tcp::NUMBERS))??;
+    Some(Numbers::from_bits(u64::from_be_bytes(*bits)))
 }
 
 /// What a node would take for an overlay packet.

@@ -151,3 +151,62 @@ fn a_pod_that_provokes_errors_leaves_its_neighbours_theirs() {
     let neighbours = expired(&node, web, "10.244.1.5:1");
     node.passes(web, neighbours, web);
 }
+
+#[test]
+fn a_stranger_who_cannot_see_a_connection_cannot_reset_it_whichever_lane_it_takes_e2_44() {
+    use weir_dataplane::io::{Batch, PacketIo};
+    use weir_dataplane::verdict::Verdict;
+    let (mut node, client, web, flow) = talking(&cluster(0));
+    let segment = |node: &TestNode, to_web: bool, tcp_flags, seq, ack| {
+        let (port, tuple) = if to_web { (client, flow) } else { (web, flow.inverse()) };
+        (port, Craft { tcp_flags, seq, ack, ..node.craft(port, tuple) }.frame())
+    };
+    // Where nobody listens, the hot lane follows what it can.
+    let send = |node: &mut TestNode, (port, frame): (PortId, Vec<u8>)| {
+        assert!(node.io.push(port, &frame));
+        let mut batch = Batch::new();
+        node.io.rx(&mut batch).unwrap();
+        node.process(&mut batch, &mut ());
+        let packet = batch.pop().unwrap();
+        let verdict = packet.verdict;
+        node.io.free(packet.frame);
+        verdict
+    };
+    let wrong_answer = segment(&node, false, tcp::SYN | tcp::ACK, 7000, 643_160_523);
+    assert_eq!(send(&mut node, wrong_answer), Verdict::Drop(DropReason::InvalidConntrack), "it answers another SYN");
+    for (to_web, flags, seq, ack) in [
+        (false, tcp::SYN | tcp::ACK, 7000, 2),
+        (true, tcp::ACK, 2, 7001),
+        (false, tcp::ACK, 7001, 2),
+        (true, tcp::ACK, 2, 500_000),
+        (false, tcp::ACK, 500_000, 400_000),
+        (true, tcp::ACK, 400_000, 500_000),
+    ] {
+        let frame = segment(&node, to_web, flags, seq, ack);
+        assert!(matches!(send(&mut node, frame), Verdict::Forward(_)), "{seq}");
+    }
+    assert!(node.local.followed >= 3, "{}", node.local.followed);
+    for (to_web, seq) in [(false, 499_999), (false, 7001), (false, 1_000_000), (true, 399_999), (true, 2)] {
+        let reset = segment(&node, to_web, tcp::RST, seq, 0);
+        assert_eq!(send(&mut node, reset), Verdict::Drop(DropReason::InvalidConntrack), "{to_web} {seq}");
+    }
+    let state = |node: &TestNode| node.conns.flow(node.conns.lookup(node.conns.hash(&flow), &flow).unwrap()).state;
+    assert_eq!(state(&node).name(), Some("ESTABLISHED"));
+    let genuine = segment(&node, false, tcp::RST, 500_000, 0);
+    assert_eq!(send(&mut node, genuine), Verdict::Forward(client));
+    assert_eq!(state(&node).name(), Some("CLOSE"));
+}
+
+#[test]
+fn an_invalid_segment_passes_and_changes_nothing_where_the_operator_wants_it_e2_44() {
+    let state = cluster(0);
+    let mut node = TestNode::with(&state, |runtime| runtime.config.conntrack.invalid = OnInvalid::Forward);
+    let (client, web) = (node.pod("client"), node.pod("web"));
+    let flow = tuple(TCP, "10.244.1.6:4000", "10.244.1.5:80");
+    let syn = node.craft(client, flow).frame();
+    node.passes(client, syn, web);
+    let wrong = Craft { tcp_flags: tcp::SYN | tcp::ACK, ack: 643_160_523, ..node.craft(web, flow.inverse()) }.frame();
+    node.passes(web, wrong, client);
+    let hit = node.conns.lookup(node.conns.hash(&flow), &flow).unwrap();
+    assert_eq!(node.conns.flow(hit).state.name(), Some("SYN_SENT"));
+}

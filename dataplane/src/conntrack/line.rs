@@ -5,7 +5,7 @@
 //! | 0 | source, destination | source, upper half |
 //! | 1 | translated ports, L3 delta | source, lower half |
 //! | 2 | translated source, destination | destination, upper half |
-//! | 3 | unused | destination, lower half |
+//! | 3 | numbers of the TCP segment that went furthest | destination, lower half |
 //! | 4 | ports, protocol, marks, L4 delta | the same |
 //! | 5 | exit, generation | the same |
 //! | 6 | packets (low 32 bits), last seen | the same |
@@ -14,12 +14,13 @@
 //! So an IPv4 packet needs its own line and no other. IPv6 leaves no room for translated addresses: a translated packet
 //! takes them from the partner line, whose inverse they are; one that is not translated needs its own line only.
 //!
-//! Words 0 to 3, and of word 4 all but the state and `LIVE`, never change while the flow lives.
+//! Words 0 to 3 (of IPv4: 0 to 2), and of word 4 all but the state and `LIVE`, never change while the flow lives.
 
 use super::flow::{FlowCounts, FlowDir, Leg, Ticks};
 use super::index::Slot;
 use super::state::FlowState;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
+use super::tcp::Numbers;
 use super::tuple::Tuple;
 use crate::model::Ip;
 
@@ -326,6 +327,22 @@ impl Line {
         let carry = u64::from(packets == 0) << 56;
         self.words[6].store(u64::from(now.0) << 32 | u64::from(packets), Ordering::Relaxed);
         self.words[7].store(self.load(7).wrapping_add(u64::from(bytes) + carry), Ordering::Relaxed);
+    }
+    /// Keeps the numbers of an IPv4 segment, where none before it went further. Of a protocol without such numbers, what stands in
+    /// their place: nobody asks for it.
+    #[inline(always)]
+    pub(super) fn note_numbers(&self, numbers: Numbers) {
+        let before = self.numbers();
+        // No branch: in a datagram it could not be foreseen, and the line is written anyway.
+        self.set_numbers(std::hint::select_unpredictable(numbers.is_as_far_as(before), numbers, before));
+    }
+    #[inline(always)]
+    pub(super) fn set_numbers(&self, numbers: Numbers) {
+        self.words[3].store(numbers.bits(), Ordering::Relaxed);
+    }
+    #[inline(always)]
+    pub(super) fn numbers(&self) -> Numbers {
+        Numbers::from_bits(self.load(3))
     }
     pub(super) fn last_seen(&self) -> Ticks {
         Ticks((self.load(6) >> 32) as u32)

@@ -8,6 +8,7 @@ use super::flow::{EntryId, Hit, Ticks};
 use super::hash::Hasher;
 use super::index::{self, Bucket, Slot};
 use super::line::{Key, Line, line_index, partner_index, slot_of};
+use super::tcp::Numbers;
 
 /// What a lookup has found so far: after the first stage the number of a bucket, after the others that of a line, or 0.
 #[derive(Clone, Copy)]
@@ -128,6 +129,11 @@ impl Direction<'_> {
     #[inline(always)]
     pub(crate) fn l4_delta(&self) -> u16 {
         self.line.l4_delta()
+    }
+    /// Keeps the numbers of a TCP segment over IPv4, if none before it went further; of another protocol, what stands in their place.
+    #[inline(always)]
+    pub(crate) fn note_numbers(&self, numbers: u64) {
+        self.line.note_numbers(Numbers::from_bits(numbers));
     }
     /// Counts a packet and renews the flow.
     #[inline(always)]

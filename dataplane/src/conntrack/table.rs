@@ -32,6 +32,7 @@ use super::lookup::{Lookup, Probe};
 use super::slab::Slab;
 use super::state::FlowState;
 use super::sync::{AtomicU32, Ordering};
+use super::tcp::{self, Fit, Numbers};
 use super::tuple::Tuple;
 
 /// How large a table is made, and with which key.
@@ -337,6 +338,21 @@ impl ConnTable {
     #[inline]
     pub fn touch(&self, hit: Hit, bytes: u32, now: Ticks) {
         self.line_of(hit.entry.0, hit.dir).count(bytes, now);
+    }
+    /// Judges a TCP segment over IPv4 by its numbers. `view` is what [`flow`](Self::flow) gave for it.
+    pub fn fit(&self, hit: Hit, view: &FlowView, flags: u8, numbers: Numbers) -> Fit {
+        let [own, peer] = [hit.dir, hit.dir.other()].map(|dir| self.line_of(hit.entry.0, dir).numbers());
+        tcp::fit(view.state, hit.dir, flags, numbers, own, peer)
+    }
+    /// Keeps the numbers of such a segment, which belongs to the flow, if none before it went further; a SYN that opens is where its
+    /// direction starts. `state` is the one before it.
+    pub fn note_numbers(&self, hit: Hit, state: FlowState, flags: u8, numbers: Numbers) {
+        let line = self.line_of(hit.entry.0, hit.dir);
+        match state {
+            FlowState::SynSent | FlowState::SynRecv if flags & tcp::SYN != 0 => line.set_numbers(numbers),
+            FlowState::Established if flags & tcp::SYN != 0 => {}
+            _ => line.note_numbers(numbers),
+        }
     }
     /// Moves the state of a flow on by one packet: TCP flags, or the type of the first SCTP chunk, else 0. `view` is what
     /// [`flow`](Self::flow) gave for this packet. Writes only where the state changes. Gives the state after it.

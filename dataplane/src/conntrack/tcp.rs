@@ -1,10 +1,84 @@
 //! TCP as seen from the middle (RFC 9293 §3.3.2; states and transitions of Linux `nf_conntrack_proto_tcp.c`).
 //!
-//! Follows flags only. Sequence numbers are not checked: a packet outside the window is the receiver's to refuse, and data
-//! that is sent again or a reset that is not exact must pass. Never decides a verdict.
+//! Follows flags, and asks for sequence numbers only where a segment would end a connection or answer its opening: who cannot see
+//! it cannot name them (RFC 5961 §3, RFC 9293 §3.10.7.3). Of all else, a packet outside the window is the receiver's to refuse.
+//! The numbers are kept for IPv4 alone, whose line has room. Never decides a verdict.
 
 use super::flow::FlowDir;
 use super::state::FlowState as S;
+
+/// Sequence and acknowledgment number of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of the first byte.
+    pub seq: u32,
+    /// The next byte that its sender expects.
+    pub ack: u32,
+}
+
+impl Numbers {
+    /// From the eight bytes of a header that hold them, as a number in network byte order.
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { seq: (bits >> 32) as u32, ack: bits as u32 }
+    }
+    /// The inverse of [`from_bits`](Self::from_bits).
+    #[inline(always)]
+    pub const fn bits(self) -> u64 {
+        (self.seq as u64) << 32 | self.ack as u64
+    }
+    /// Tells whether this segment starts where `other` does, or behind it (RFC 9293 §3.4, modulo 2^32).
+    #[inline(always)]
+    pub const fn is_as_far_as(self, other: Self) -> bool {
+        is_before(self.seq, other.seq) == 0
+    }
+}
+
+/// Not 0 where `a` is before `b`.
+#[inline(always)]
+const fn is_before(a: u32, b: u32) -> u32 {
+    a.wrapping_sub(b) >> 31
+}
+
+/// What a segment is to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// A part of it.
+    Belongs,
+    /// About an earlier connection of the same ports: it must pass and changes nothing.
+    Foreign,
+    /// Not from its end (E2.44).
+    Invalid,
+}
+
+/// Data that a SYN may carry (RFC 7413), and how far a sender may have come beyond what was seen of it when it resets.
+const SYN_DATA_MAX: u32 = 0xffff;
+const AHEAD_MAX: u32 = 1 << 18;
+
+/// Judges a segment by its numbers. `own` and `peer` are those of the segments of its direction and of the other that went furthest.
+pub(super) const fn fit(state: S, dir: FlowDir, flags: u8, numbers: Numbers, own: Numbers, peer: Numbers) -> Fit {
+    match (state, dir) {
+        // The answer to another SYN, or a refusal of one.
+        (S::SynSent, FlowDir::Reply) if flags & ACK != 0 && flags & (SYN | RST) != 0 => {
+            let acked = numbers.ack.wrapping_sub(peer.seq.wrapping_add(1));
+            if acked <= SYN_DATA_MAX { Fit::Belongs } else { Fit::Invalid }
+        }
+        // The client's answer to the server of an earlier connection, which acknowledged what this SYN did not send.
+        (S::SynSent, FlowDir::Original) if flags & RST != 0 => {
+            if numbers.seq.wrapping_sub(own.seq) <= SYN_DATA_MAX {
+                Fit::Belongs
+            } else {
+                Fit::Foreign
+            }
+        }
+        // What the peer has acknowledged lies behind who resets; that is exact but for what is on the way (Linux's `td_maxack`).
+        (S::Established, _) if flags & RST != 0 => {
+            let ahead = numbers.seq.wrapping_sub(own.seq);
+            if is_before(numbers.seq, peer.ack) != 0 || ahead > AHEAD_MAX && ahead >> 31 == 0 { Fit::Invalid } else { Fit::Belongs }
+        }
+        _ => Fit::Belongs,
+    }
+}
 
 /// FIN (RFC 9293 §3.1).
 pub const FIN: u8 = 0x01;
@@ -89,6 +163,43 @@ mod tests {
             assert_eq!(after(S::Close, Original, flags), S::Close);
         }
         assert_eq!(after(S::Close, Original, SYN), S::SynSent);
+    }
+
+    fn judge(state: S, dir: FlowDir, flags: u8, seq: u32, ack: u32) -> Fit {
+        // The client sent up to 1100, of which the server acknowledged 1000; the server is at 0 and the client has read 0xffff_fff0.
+        let (client, server) = (Numbers { seq: 1100, ack: 0xffff_fff0 }, Numbers { seq: 0, ack: 1000 });
+        let (own, peer) = if dir == Original { (client, server) } else { (server, client) };
+        fit(state, dir, flags, Numbers { seq, ack }, own, peer)
+    }
+
+    #[test]
+    fn an_established_connection_is_reset_only_by_who_knows_where_it_is_rfc_5961_3() {
+        let client = |seq| judge(S::Established, Original, RST, seq, 0);
+        for seq in [1000, 1001, 1100, 1100 + AHEAD_MAX] {
+            assert_eq!(client(seq), Fit::Belongs, "{seq}");
+        }
+        for seq in [999, 0, 1101 + AHEAD_MAX, 1 << 30] {
+            assert_eq!(client(seq), Fit::Invalid, "{seq}");
+        }
+        let server = |seq| judge(S::Established, Reply, RST | ACK, seq, 1000);
+        assert_eq!([0xffff_fff0, 0, 7].map(server), [Fit::Belongs; 3]);
+        assert_eq!([0xffff_ffef, 0xff00_0000, AHEAD_MAX + 1].map(server), [Fit::Invalid; 3]);
+        // A connection that ends is ended by any; data and FIN are the receiver's to judge.
+        assert_eq!(judge(S::CloseWait, Reply, RST, 0xff00_0000, 0), Fit::Belongs);
+        assert_eq!(judge(S::Established, Reply, FIN | ACK, 0xff00_0000, 0), Fit::Belongs);
+    }
+
+    #[test]
+    fn an_opening_is_answered_only_by_who_saw_its_syn_rfc_9293_3_10_7_3() {
+        for flags in [SYN | ACK, RST | ACK] {
+            let server = |ack| judge(S::SynSent, Reply, flags, 5, ack);
+            assert_eq!([1101, 1101 + SYN_DATA_MAX].map(server), [Fit::Belongs; 2]);
+            assert_eq!([1100, 1102 + SYN_DATA_MAX, 0].map(server), [Fit::Invalid; 3]);
+        }
+        assert_eq!(judge(S::SynSent, Reply, ACK, 5, 77), Fit::Belongs, "a challenge");
+        let client = |seq| judge(S::SynSent, Original, RST, seq, 0);
+        assert_eq!([1100, 1101].map(client), [Fit::Belongs; 2]);
+        assert_eq!([1099, 643_160_523].map(client), [Fit::Foreign; 2]);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use super::exits::{emit, fits};
 use super::hot::Arrival;
 use super::refusal::Refusal;
-use super::{Cx, Inbound, Sender, Way, current_exit, edit_and_emit, follow, is_to_overlay, odd, opening_kind, prove, proven, resolve};
+use super::{
+    Cx, Inbound, Sender, Way, current_exit, edit_and_emit, follow, is_to_overlay, odd, opening_kind, prove, proven, resolve,
+    segment_numbers,
+};
 use crate::conntrack::{FlowInit, FlowState, Hashed, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
 use crate::events::{CtState, Trail};
 use crate::io::Packet;
@@ -123,7 +126,11 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
         Entered::Ours(hit, rewrite) => {
             trail.after =
                 Some(Tuple { proto: tuple.proto, src: rewrite.src, dst: rewrite.dst, sport: rewrite.sport, dport: rewrite.dport });
+            let numbers = segment_numbers(cx.arena.bytes(&packet.frame), &inbound.headers);
             let verdict = edit_and_emit(cx, packet, inbound, &rewrite, rewrite.dst, way, trail)?;
+            if let Some(numbers) = numbers {
+                cx.conns.note_numbers(hit, state, kind, numbers);
+            }
             cx.conns.touch(hit, inbound.headers.l3_total, Ticks::from_nanos(cx.now));
             Ok(verdict)
         }
@@ -137,7 +144,12 @@ fn join(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, hit: Hit, trail
     let view = cx.conns.flow(hit);
     let exit = current_exit(cx, hit, &view, trail)?;
     trail.after = Some(view.to);
+    let kind = opening_kind(cx.arena.bytes(&packet.frame), &inbound.headers);
+    let numbers = segment_numbers(cx.arena.bytes(&packet.frame), &inbound.headers);
     let verdict = follow(cx, packet, inbound, &view, exit, trail)?;
+    if let Some(numbers) = numbers {
+        cx.conns.note_numbers(hit, view.state, kind, numbers);
+    }
     cx.conns.touch(hit, inbound.headers.l3_total, Ticks::from_nanos(cx.now));
     prove(cx, hit, &view, exit, inbound.sender, packet.in_port);
     Ok(verdict)

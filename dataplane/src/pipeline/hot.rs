@@ -24,7 +24,7 @@ use crate::nat::edit_transport;
 use crate::overlay::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 use crate::route::Departure;
 use crate::tables::{Gate, LinkFamily, TunnelEnd};
-use crate::wire::{checksum, ethernet, ipv4, ipv6, tcp, udp};
+use crate::wire::{checksum, chunk, ethernet, ipv4, ipv6, tcp, udp};
 
 /// The lower half of a word.
 const LOW: u64 = 0xffff_ffff;
@@ -395,6 +395,7 @@ fn edit<const AT: usize, const V4: usize, const V6: usize>(
         ip[ipv4::TTL] -= hop;
         [ip[ipv4::CHECKSUM], ip[ipv4::CHECKSUM + 1]] = field.to_be_bytes();
         *ip.last_chunk_mut()? = addresses.to_be_bytes();
+        direction.note_numbers(u64::from_be_bytes(*chunk(l4, tcp::NUMBERS)?));
         (l4, ports)
     };
     edit_transport(l4.first_chunk_mut()?, arrival.is_udp, ports, direction.l4_delta());

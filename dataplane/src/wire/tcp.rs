@@ -2,6 +2,8 @@
 
 /// Length of the header without options.
 pub const LEN: usize = 20;
+/// Where sequence and acknowledgment number stand, eight bytes.
+pub const NUMBERS: usize = 4;
 /// Where the checksum stands.
 pub const CHECKSUM: usize = 16;
 
