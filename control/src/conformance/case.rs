@@ -301,6 +301,9 @@ pub(super) struct PacketAnswer {
     pub(super) state: Option<String>,
     #[serde(default)]
     pub(super) track: Option<String>,
+    /// Says in words from which flow's port this one's must differ: from all before it.
+    #[serde(default)]
+    pub(super) distinct: Option<serde::de::IgnoredAny>,
 }
 
 /// How a packet ends.

@@ -5,6 +5,7 @@
 
 mod case;
 mod judge;
+mod keys;
 mod objects;
 mod packets;
 mod report;
@@ -99,7 +100,7 @@ fn run_file(file: &str, bytes: Vec<u8>, filter: Option<&str>, seed: u64, report:
     }
     let mut selected = false;
     for document in &documents {
-        let head: Head = match from_node(&source, document) {
+        let head: Head = match from_node(&source, document).and_then(|head| keys::check(&source, document).map(|()| head)) {
             Ok(head) => head,
             Err(fault) => {
                 selected = true;

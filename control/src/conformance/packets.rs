@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use weir_dataplane::conntrack::{ConnTable, FlowState, TableConfig, Tuple};
+use weir_dataplane::conntrack::{ConnTable, FlowState, TableConfig, Tuple, sctp};
 use weir_dataplane::craft::Craft;
 use weir_dataplane::events::{CtState, Event, Observer, Trail};
 use weir_dataplane::io::mem::MemIo;
@@ -108,6 +108,8 @@ impl Place {
 struct Seen {
     verdict: Verdict,
     trail: Trail,
+    /// Its tuple as it came.
+    tuple: Tuple,
     /// Its tuple as it left.
     left: Option<Tuple>,
     /// The tuple that it quotes.
@@ -132,8 +134,8 @@ struct Bench {
     local: Local,
     io: MemIo,
     now: u64,
-    /// The ports that translation chose, by the text that stands for them.
-    chosen: HashMap<String, u16>,
+    /// The ports that translation chose: the text that stands for them, and the packets that it chose them for.
+    chosen: Vec<(String, Tuple, u16)>,
     /// Identifiers of echo requests as they left.
     identifiers: HashMap<u16, u16>,
 }
@@ -148,7 +150,7 @@ impl Bench {
             local: Local::new(worker, CONNECTIONS_MAX, seed),
             io: MemIo::new(16, 9216).map_err(|error| error.to_string())?,
             now: START,
-            chosen: HashMap::new(),
+            chosen: Vec::new(),
             identifiers: HashMap::new(),
             tables,
             conns,
@@ -215,7 +217,7 @@ impl Bench {
         }
         let trail = recorder.0.unwrap_or_default();
         let quoted = headers.as_ref().and_then(|h| quoted_tuple(&bytes, h));
-        Ok(Seen { verdict, trail, left: headers.map(|h| h.tuple), quoted, state })
+        Ok(Seen { verdict, trail, tuple, left: headers.map(|h| h.tuple), quoted, state })
     }
 
     /// Where a packet with this source comes in.
@@ -232,25 +234,49 @@ impl Bench {
         port.ok_or_else(|| format!("no port for {}", source))
     }
 
-    fn place(&self, place: Option<&str>) -> Result<(Ip, u16), String> {
+    /// The ports that a place may have: the one that is written there, or those chosen under its name, the last one first.
+    fn places(&self, place: Option<&str>) -> Result<(Ip, Vec<u16>), String> {
         let place = Place::parse(place.ok_or("a packet without from or to")?)?;
-        let port = match place.port {
-            Some(Port::Number(port)) => port,
-            Some(Port::Any) => *self.chosen.get(&place.text).ok_or_else(|| format!("{} is not known yet", place.text))?,
-            None => 0,
+        let ports = match place.port {
+            Some(Port::Number(port)) => vec![port],
+            Some(Port::Any) => self.chosen.iter().rev().filter(|(text, ..)| *text == place.text).map(|(.., port)| *port).collect(),
+            None => vec![0],
         };
-        Ok((place.address.into(), port))
+        if ports.is_empty() {
+            return Err(format!("{} is not known yet", place.text));
+        }
+        Ok((place.address.into(), ports))
     }
 
-    fn tuple(&self, kind: PacketProto, from: Option<&str>, to: Option<&str>) -> Result<Tuple, String> {
-        let ((src, sport), (dst, dport)) = (self.place(from)?, self.place(to)?);
-        Ok(Tuple { src, dst, sport, dport, proto: number(kind) })
+    /// Reads a tuple. Where several flows had their port chosen under one name, that of a flow which has this tuple, as it comes or
+    /// as an error quotes it, is meant: of several such, the one whose other end is `wanted`.
+    fn tuple(&self, kind: PacketProto, from: Option<&str>, to: Option<&str>, wanted: Option<&str>) -> Result<Tuple, String> {
+        let ((src, sports), (dst, dports)) = (self.places(from)?, self.places(to)?);
+        let pairs = sports.iter().flat_map(|sport| dports.iter().map(move |dport| (*sport, *dport)));
+        let tuples: Vec<Tuple> = pairs.map(|(sport, dport)| Tuple { src, dst, sport, dport, proto: number(kind) }).collect();
+        let wanted = wanted.and_then(|text| Place::parse(text).ok());
+        let fits = |tuple: &Tuple| {
+            let found = [*tuple, tuple.inverse()].into_iter().find_map(|t| self.conns.lookup(self.conns.hash(&t), &t));
+            let to = found.map(|hit| self.conns.flow(hit).to);
+            let is_wanted = |to: &Tuple| {
+                wanted.as_ref().is_none_or(|place| {
+                    [(to.dst, to.dport), (to.src, to.sport)].iter().any(|(address, port)| {
+                        *address == place.address.into()
+                            && place.port.is_none_or(|wanted| wanted == Port::Any || wanted == Port::Number(*port))
+                    })
+                })
+            };
+            (to.is_some_and(|to| is_wanted(&to)), to.is_some())
+        };
+        let best = tuples.iter().rev().max_by_key(|tuple| fits(tuple));
+        best.copied().ok_or_else(|| "a packet without an address".into())
     }
 
     /// Builds a packet, and tells the tuple under which it is tracked.
     fn frame(&self, packet: &PacketStep) -> Result<(Vec<u8>, Tuple), String> {
         let kind = packet.proto.ok_or("a packet without proto")?;
-        let mut tuple = self.tuple(kind, packet.from.as_deref(), packet.to.as_deref())?;
+        let answer = packet.expect.as_ref();
+        let mut tuple = self.tuple(kind, packet.from.as_deref(), packet.to.as_deref(), answer.and_then(|e| e.to.as_deref()))?;
         let Some(message) = &packet.icmp else {
             let mut craft = Craft::new(tuple);
             if let Some(part) = &packet.tcp {
@@ -258,6 +284,11 @@ impl Bench {
                 craft.seq = INITIAL_SEQUENCE.wrapping_add(part.seq);
                 craft.ack = INITIAL_SEQUENCE.wrapping_add(part.ack);
                 craft.payload = vec![0; part.len];
+            }
+            if kind == PacketProto::Sctp {
+                // Cases know no chunks: what is new opens, and all else is data (RFC 9260 §3.2).
+                let is_known = self.conns.lookup(self.conns.hash(&tuple), &tuple).is_some();
+                craft.payload = vec![if is_known { 0 } else { sctp::chunk::INIT }, 0, 0, 4];
             }
             return Ok((craft.frame(), tuple));
         };
@@ -269,7 +300,13 @@ impl Bench {
         }
         let mut craft = Craft::new(tuple);
         if let Some(inner) = &message.inner {
-            let quoted = self.tuple(inner.proto, Some(&inner.from), Some(&inner.to))?;
+            let wanted = answer.and_then(|e| e.inner.as_ref()).map(|inner| inner.from.as_str());
+            let mut quoted = self.tuple(inner.proto, Some(&inner.from), Some(&inner.to), wanted)?;
+            if quoted.is_icmp() {
+                // What is quoted is an echo as it left.
+                let id = self.identifiers.get(&message.id).or(self.identifiers.values().next()).copied().unwrap_or(message.id);
+                (quoted.sport, quoted.dport) = (id, id);
+            }
             craft.payload = Craft::new(quoted).frame().split_off(ethernet::LEN);
         }
         let mut frame = craft.frame();
@@ -292,12 +329,12 @@ impl Bench {
         if verdict == PacketVerdict::Forward {
             let ends = seen.left.map(|t| [(t.src, t.sport), (t.dst, t.dport)]);
             let wanted = [expected.from.as_deref(), expected.to.as_deref()];
-            if let Some(difference) = self.differs(wanted, ends) {
+            if let Some(difference) = self.differs(wanted, ends, seen.tuple, expected.distinct.is_some()) {
                 return Some(difference);
             }
             if let Some(Inner { from, to, .. }) = &expected.inner {
                 let ends = seen.quoted.map(|t| [(t.src, t.sport), (t.dst, t.dport)]);
-                if let Some((expected, got, why)) = self.differs([Some(from), Some(to)], ends) {
+                if let Some((expected, got, why)) = self.differs([Some(from), Some(to)], ends, seen.tuple, false) {
                     return Some((format!("inner {expected}"), format!("inner {got}"), why));
                 }
             }
@@ -314,7 +351,14 @@ impl Bench {
     }
 
     /// Compares addresses, learning the ports that translation chose.
-    fn differs(&mut self, wanted: [Option<&str>; 2], ends: Option<[(Ip, u16); 2]>) -> Option<(String, String, String)> {
+    /// `asked` is the packet as it came: one flow keeps its port, and `distinct` ones have ports of their own.
+    fn differs(
+        &mut self,
+        wanted: [Option<&str>; 2],
+        ends: Option<[(Ip, u16); 2]>,
+        asked: Tuple,
+        distinct: bool,
+    ) -> Option<(String, String, String)> {
         for (end, text) in wanted.iter().enumerate().filter_map(|(end, text)| text.map(|text| (end, text))) {
             let got = ends.map(|ends| ends[end]);
             let holds = match (Place::parse(text), got) {
@@ -322,7 +366,7 @@ impl Bench {
                     let same_port = match place.port {
                         None => true,
                         Some(Port::Number(number)) => number == port,
-                        Some(Port::Any) => *self.chosen.entry(place.text).or_insert(port) == port,
+                        Some(Port::Any) => self.keeps_port(place.text, asked, port, distinct),
                     };
                     Ip::from(place.address) == address && same_port
                 }
@@ -335,6 +379,20 @@ impl Bench {
             }
         }
         None
+    }
+}
+
+impl Bench {
+    /// Tells whether a chosen port is that of the same flow before or, of a new flow, differs where it must; and remembers it.
+    fn keeps_port(&mut self, text: String, asked: Tuple, port: u16, distinct: bool) -> bool {
+        let before = self.chosen.iter().filter(|(of, ..)| *of == text);
+        let same_flow = before.clone().find(|(_, flow, _)| *flow == asked);
+        if let Some((.., before)) = same_flow {
+            return *before == port;
+        }
+        let taken = before.clone().any(|(.., before)| *before == port);
+        self.chosen.push((text, asked, port));
+        !(distinct && taken)
     }
 }
 

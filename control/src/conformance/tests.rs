@@ -165,3 +165,51 @@ fn time_passes_and_entries_with_it() {
     let report = run_packets(&format!("{first}{late}"));
     assert_eq!((report.passed, report.failed), (2, 0), "{}", report.print(Format::Text));
 }
+
+#[test]
+fn a_key_that_means_nothing_is_a_failure_not_silence() {
+    let expect = |more: &str| {
+        let report = run_text(&format!("expect:\n- {{from: x/a, to: x/b, port: 80, protocol: TCP, verdict: allow{more}}}\n"), None);
+        (report.passed, report.failed, report.print(Format::Text))
+    };
+    let (passed, failed, _) = expect(", source: upstream, upstream_says: deny, note: n, ref: [r]");
+    assert_eq!((passed, failed), (1, 0));
+    let (passed, failed, text) = expect(", sorce: upstream");
+    assert_eq!((passed, failed), (0, 1));
+    assert!(text.contains("expect[0].sorce: is no key of the case format"), "{text}");
+    let report = run_packets("- {'n': 1, proto: UDP, from: '10.1.0.9:1', to: '10.1.0.8:1', expect: {verdict: forward, stat: X}}\n");
+    assert_eq!((report.passed, report.failed), (0, 1));
+}
+
+#[test]
+fn flows_that_share_a_name_for_their_port_have_one_each_and_answers_find_theirs() {
+    let out = |n: u32, from: &str, more: &str| {
+        format!(
+            "- {{'n': {n}, proto: UDP, from: '{from}:700', to: '203.0.113.1:53', expect: {{verdict: forward, from: '10.0.0.1:*'{more}}}}}\n"
+        )
+    };
+    let back = |n: u32, to: &str| {
+        format!("- {{'n': {n}, proto: UDP, from: '203.0.113.1:53', to: '10.0.0.1:*', expect: {{verdict: forward, to: '{to}:700'}}}}\n")
+    };
+    let two = [out(1, "10.1.0.9", ""), out(2, "10.1.0.8", ", distinct: from the first"), out(3, "10.1.0.9", "")].concat();
+    let report = run_packets(&[two.clone(), back(4, "10.1.0.9"), back(5, "10.1.0.8")].concat());
+    assert_eq!((report.passed, report.failed), (5, 0), "{}", report.print(Format::Text));
+    assert_eq!(run_packets(&[two, back(4, "10.1.0.7")].concat()).failed, 1);
+}
+
+#[test]
+fn only_flows_to_where_a_service_is_or_was_are_cleaned_up_e2_39() {
+    let entry =
+        |port: u16, keep: bool| format!("{{protocol: UDP, orig_dst: 10.96.0.2, orig_dport: {port}, reply_src: 10.1.0.1, keep: {keep}}}");
+    let service =
+        "- {apiVersion: v1, kind: Service, metadata: {name: u}, spec: {clusterIP: 10.96.0.2, ports: [{port: 53, protocol: UDP}]}}";
+    let text = format!(
+        "then:\n- apply:\n  {service}\n  conntrack: [{}, {}]\n- delete: [{{kind: Service, namespace: '', name: u}}]\n  conntrack: [{}, {}]\n",
+        entry(53, false),
+        entry(54, true),
+        entry(53, false),
+        entry(54, true),
+    );
+    let report = run_service(&text);
+    assert_eq!((report.passed, report.failed), (4, 0), "{}", report.print(Format::Text));
+}

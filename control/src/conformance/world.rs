@@ -210,6 +210,17 @@ impl World {
         })
     }
 
+    /// Tells whether the case says which node is tested.
+    pub(super) fn has_node(&self) -> bool {
+        !self.config.node.is_empty()
+    }
+
+    /// Where Services are reached on the node under test.
+    pub(super) fn frontends(&self) -> Result<impl Iterator<Item = (SocketAddr, Protocol)>, String> {
+        let services = &self.this()?.state.services;
+        Ok(services.iter().flat_map(|s| s.frontends.iter().map(|f| (SocketAddr::new(f.address, f.port), s.protocol))))
+    }
+
     /// Tells whether a tracked flow to `destination` that `endpoint` answers outlives the change to this state (E2.39 to E2.41).
     pub(super) fn keeps(&self, protocol: Protocol, destination: SocketAddr, endpoint: IpAddr) -> Result<bool, String> {
         let tables = self.this()?;
