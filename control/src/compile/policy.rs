@@ -120,7 +120,8 @@ impl<'a> Compile<'_, '_, 'a> {
     }
 
     fn cluster_rule(&mut self, rule: &'a ClusterRule) -> Rule {
-        // A peer that we do not know fails closed: to Allow it is nobody, to Deny and Pass everybody (E1.48).
+        // A peer that we do not know fails closed: to Allow it is nobody; Deny and Pass match everybody, and since what a later API
+        // means to be passed on is not known here, both deny (E1.48; `clusternetworkpolicy_types.go`: "a 'Deny all' rule").
         let anybody = rule.action != Action::Allow && rule.peers.contains(&ClusterPeer::Unknown);
         let mut peers = Vec::new();
         for peer in &rule.peers {
@@ -135,7 +136,7 @@ impl<'a> Compile<'_, '_, 'a> {
         }
         Rule {
             name: rule.name.clone(),
-            action: rule.action,
+            action: if anybody { Action::Deny } else { rule.action },
             peers: (!anybody).then_some(peers),
             ports: (!rule.ports.is_empty()).then(|| rule.ports.clone()),
         }

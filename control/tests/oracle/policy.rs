@@ -122,7 +122,9 @@ impl<'s> Policies<'s> {
                 .iter()
                 .find(|rule| rule.peers.iter().any(|peer| self.cluster_peer(peer, rule.action, question)) && question.ports(&rule.ports));
             if let Some(rule) = first {
-                return Some(rule.action);
+                // E1.48: fail closed; what is not understood denies.
+                let unknown = rule.peers.contains(&ClusterPeer::Unknown);
+                return Some(if unknown && rule.action == Action::Pass { Action::Deny } else { rule.action });
             }
         }
         None

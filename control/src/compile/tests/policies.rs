@@ -172,8 +172,8 @@ fn an_unknown_peer_admits_nobody_and_refuses_everybody_e1_48() {
     let rules = actions.map(|action| rule(action, vec![ClusterPeer::Unknown])).to_vec();
     snapshot.cluster_policies = vec![cluster_policy(PolicyKind::ClusterNetworkPolicy, Tier::Admin, 1, "p", rules)];
     let [policy]: &[Policy] = &compiled(&snapshot, "a").policies else { panic!() };
-    let peers: Vec<_> = policy.ingress.as_ref().unwrap().iter().map(|r| r.peers.clone()).collect();
-    assert_eq!(peers, [Some(vec![]), None, None]);
+    let rules: Vec<_> = policy.ingress.as_ref().unwrap().iter().map(|r| (r.action, r.peers.clone())).collect();
+    assert_eq!(rules, [(Action::Allow, Some(vec![])), (Action::Deny, None), (Action::Deny, None)]);
 }
 
 #[test]

@@ -121,11 +121,20 @@ fn peer(at: &At<'_>, egress: bool) -> Option<ClusterPeer> {
         return None;
     }
     let known: &[&str] = if egress { &["namespaces", "pods", "nodes", "networks"] } else { &["namespaces", "pods"] };
+    if !egress && at.field("nodes").is_some_and(|nodes| nodes.node.map().is_empty()) {
+        // One with labels is refused with all fields that are; an empty one means every node.
+        at.fault_of("nodes", "is not supported: nodes are peers of egress rules only");
+    }
     match one_of(at, known) {
         Some("nodes") => at.selector("nodes").map(ClusterPeer::Nodes),
         Some("networks") => {
             at_most(at, "networks", 1, NETWORKS_MAX);
-            at.list("networks", |item| item.parse(syntax::block)).map(ClusterPeer::Networks)
+            let networks = at.list("networks", |item| item.parse(syntax::block))?;
+            let twice = networks.iter().enumerate().find(|(n, network)| networks[..*n].contains(network));
+            if let Some((_, network)) = twice {
+                at.fault_of("networks", format!("{network} stands twice"));
+            }
+            Some(ClusterPeer::Networks(networks))
         }
         Some(_) => pods(at).map(ClusterPeer::Pods),
         None => {
@@ -143,6 +152,7 @@ fn pods(at: &At<'_>) -> Option<PodSelection> {
         return Some(PodSelection { namespaces, ..PodSelection::default() });
     }
     let pods = at.map("pods")?;
+    require(&pods, "podSelector");
     let selector = |key| pods.selector(key).unwrap_or_default();
     Some(PodSelection { namespaces: selector("namespaceSelector"), pods: selector("podSelector") })
 }

@@ -156,6 +156,11 @@ fn check_ports(spec: &At<'_>, ports: &[ServicePort]) {
     if let Some(port) = twice(&|a, b| (a.protocol, a.port) == (b.protocol, b.port)) {
         spec.fault_of("ports", format!("{} port {} stands twice", protocol_name(port.protocol), port.port));
     }
+    if let Some((port, number)) =
+        twice(&|a, b| a.node_port.is_some() && (a.protocol, a.node_port) == (b.protocol, b.node_port)).and_then(|p| Some((p, p.node_port?)))
+    {
+        spec.fault_of("ports", format!("{} nodePort {number} stands twice", protocol_name(port.protocol)));
+    }
 }
 
 /// How the API spells a protocol.
