@@ -1,5 +1,6 @@
 //! Random policies of all kinds, in every form that the API server takes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use fastrand::Rng;
@@ -155,7 +156,8 @@ fn cluster_rule(cluster: &mut Cluster, kind: &str, peers: &str) -> Value {
             }
             2 | 3 if peers == "to" => {
                 names = false;
-                let networks: Vec<String> = (0..cluster.random.usize(1..3)).map(|_| block(cluster).to_string()).collect();
+                // A set, as the API has it.
+                let networks: BTreeSet<String> = (0..cluster.random.usize(1..3)).map(|_| block(cluster).to_string()).collect();
                 json!({"networks": networks})
             }
             _ => pods(&mut cluster.random),
