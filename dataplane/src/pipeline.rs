@@ -13,9 +13,9 @@
 //!
 //! There are two lanes. The general one is this file: it takes one packet after the other and can do everything. The hot one (`hot`)
 //! does for clean packets of known flows what the general one would do, for about half the instructions. [`process`] lets it look at the
-//! whole batch in stages, so that the memory of one packet arrives while others are worked on, and then takes the packets in
-//! order: those that the hot lane cannot follow, it leaves untouched to the general one. Where somebody wants to hear of every
-//! packet, all take the general lane.
+//! whole batch in stages, so that the memory of one packet arrives while others are worked on, asks for what the first packets of
+//! flows among them will need (`first::foresee`), and then takes the packets in order: those that the hot lane cannot follow, it
+//! leaves untouched to the general one. Where somebody wants to hear of every packet, all take the general lane.
 
 mod admit;
 mod exits;

@@ -172,16 +172,22 @@ impl Places<'_> {
     #[inline(always)]
     pub(super) fn place(self, slot: Slot) -> bool {
         // Empty words have tag 0. So may others, one in 2^32: the swap tells.
-        let [first, second] = self.buckets.map(|bucket| (bucket, arch::tag_mask(bucket, 0)));
-        let room = |(_, empty): (&Bucket, u32)| empty.count_ones();
+        let [first, second] = self.buckets;
+        let empty = |bucket: &Bucket| arch::tag_mask(bucket, 0);
+        let in_first = empty(first);
         // A checker is spared the search for the hard case, two workers that put one tuple into different buckets.
-        let prefers_first =
-            if MODEL { slot.entry().is_multiple_of(2) } else { room(first) > WAYS as u32 - CROWDED || room(first) >= room(second) };
-        let (better, other) = if prefers_first { (first, second) } else { (second, first) };
-        self.place_in(better, slot) || self.place_in(other, slot)
+        let is_roomy = if MODEL { slot.entry().is_multiple_of(2) } else { in_first.count_ones() > WAYS as u32 - CROWDED };
+        if is_roomy && self.place_in(first, in_first, slot) {
+            return true;
+        }
+        let in_second = empty(second);
+        let prefers_first = !MODEL && in_first.count_ones() >= in_second.count_ones();
+        let (better, other) =
+            if prefers_first { ((first, in_first), (second, in_second)) } else { ((second, in_second), (first, in_first)) };
+        self.place_in(better.0, better.1, slot) || self.place_in(other.0, other.1, slot)
     }
     #[inline(always)]
-    fn place_in(self, (bucket, mut empty): (&Bucket, u32), slot: Slot) -> bool {
+    fn place_in(self, bucket: &Bucket, mut empty: u32, slot: Slot) -> bool {
         let word = Index::word(self.hash, slot);
         while let Some(way) = next_way(bucket, &mut empty) {
             if way.load(Ordering::Relaxed) == 0 && way.compare_exchange(0, word, Ordering::AcqRel, Ordering::Relaxed).is_ok() {

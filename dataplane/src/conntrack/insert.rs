@@ -5,7 +5,7 @@ use super::expiry::EVICTABLE_MS;
 use super::flow::*;
 use super::index::{Places, Slot};
 use super::line::status;
-use super::sync::{MODEL, Ordering, fence, spin_loop};
+use super::sync::{MODEL, Ordering, fence_after_swap, spin_loop};
 use super::table::{ConnTable, Hashed, Worker};
 use super::tuple::Tuple;
 
@@ -161,7 +161,7 @@ impl ConnTable {
             return Err(Stop::NoRoom);
         }
         // Of two that come here with the same tuple, the later one sees the other's word.
-        fence(Ordering::SeqCst);
+        fence_after_swap();
         let others = |places: Places<'_>, Hashed { key, hash }: &Hashed| {
             places.find(|slot| if slot.entry() != entry && self.line(slot).has_key(key) { self.meet(me, *hash, slot) } else { None })
         };

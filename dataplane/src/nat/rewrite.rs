@@ -68,6 +68,7 @@ pub struct Rewrite {
 
 impl Rewrite {
     /// Compiles the edits that turn a packet of `from` into one of `to`, which must be of the same family and protocol.
+    #[inline]
     pub fn compile(from: &Tuple, to: &Tuple) -> Self {
         debug_assert!(from.proto == to.proto && from.is_v4() == to.is_v4(), "{from:?} cannot become {to:?}");
         let addresses = Delta::NONE.ip(from.src, to.src).ip(from.dst, to.dst);
@@ -93,11 +94,11 @@ impl Rewrite {
     /// inverse of `to` into the inverse of `from`. An ICMP identifier is both ports of its tuple.
     #[inline]
     pub const fn deltas_back(&self) -> (u16, u16) {
-        // Of the two forms of zero, the one that a folded sum has.
+        // Both forms of zero stay what they are: a sum of nothing, and a sum that came to nothing.
         const fn back(delta: u16) -> u16 {
-            if delta == 0xffff { delta } else { !delta }
+            if matches!(delta, 0 | 0xffff) { delta } else { !delta }
         }
-        if self.flags.is_empty() { (0, 0) } else { (back(self.l3_delta), back(self.l4_delta)) }
+        (back(self.l3_delta), back(self.l4_delta))
     }
 
     /// Edits the packet that `headers` describes: addresses, ports or identifier, checksums. `headers` is not changed.

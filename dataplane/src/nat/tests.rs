@@ -36,6 +36,21 @@ proptest! {
     }
 
     #[test]
+    fn the_deltas_of_the_way_back_are_those_of_its_own_rewrite((craft, to) in any_packet(), stays in 0..4) {
+        let from = craft.tuple;
+        let to = match stays {
+            0 => to,
+            1 => Tuple { src: from.src, sport: from.sport, ..to },
+            2 => Tuple { src: from.src, dst: from.dst, ..to },
+            _ => from,
+        };
+        let back = Rewrite::compile(&to.inverse(), &from.inverse());
+        // An ICMP identifier is both ports of its tuple.
+        prop_assume!(!from.is_icmp() || to.sport == to.dport);
+        prop_assert_eq!(Rewrite::compile(&from, &to).deltas_back(), (back.l3_delta, back.l4_delta));
+    }
+
+    #[test]
     fn what_stays_is_not_touched((craft, to) in any_packet()) {
         let only_dst = Tuple { dst: to.dst, ..craft.tuple };
         let rewrite = Rewrite::compile(&craft.tuple, &only_dst);

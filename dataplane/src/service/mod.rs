@@ -224,8 +224,8 @@ impl Services {
         (!depends).then(|| set.backends[self.choose(set, tuple, |_| 0, random)])
     }
 
-    /// Chooses the backend of a new flow. `in_services` tells whether it asks for an address in the range of ClusterIPs, `connections` how many are open at a counter; `now_secs` and `random` are the
-    /// caller's clock and randomness.
+    /// Chooses the backend of a new flow. `in_services` tells whether it asks for an address in the range of ClusterIPs,
+    /// `connections` how many are open at a counter; `now_secs` and `random` are the caller's clock and randomness.
     #[allow(clippy::too_many_arguments)] // each is what the pipeline alone has
     pub fn select(
         &self,

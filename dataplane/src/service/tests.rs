@@ -135,6 +135,25 @@ fn the_choice_is_uniform() {
 }
 
 #[test]
+fn what_is_foreseen_comes_true_where_the_choice_depends_on_nothing_else() {
+    let (affinity, mut random) = (Affinity::new(16, 1), fastrand::Rng::with_seed(3));
+    for scheduler in [Scheduler::Random, Scheduler::SourceHash, Scheduler::Maglev] {
+        let services = compile(service(10), |c| c.services.scheduler = scheduler);
+        let mut ahead = random.clone();
+        for sport in 0..100 {
+            let tuple = Tuple { sport, ..tuple(CLUSTER_IP) };
+            let foreseen = services.foresee(&tuple, POD, &mut ahead);
+            assert_eq!(foreseen, Some(choose(&services, &tuple, &affinity, 0, &mut random)), "{scheduler:?}");
+        }
+    }
+    let sticky = compile(Service { affinity_timeout_secs: Some(100), ..service(10) }, |_| {});
+    let counting = compile(service(10), |c| c.services.scheduler = Scheduler::LeastConnections);
+    for services in [sticky, counting] {
+        assert_eq!(services.foresee(&tuple(CLUSTER_IP), POD, &mut random), None);
+    }
+}
+
+#[test]
 fn a_client_keeps_its_endpoint_until_it_is_idle_too_long_or_the_endpoint_is_gone() {
     let sticky = Service { affinity_timeout_secs: Some(100), ..service(50) };
     let services = compile(sticky.clone(), |_| {});

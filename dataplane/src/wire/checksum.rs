@@ -85,7 +85,10 @@ impl Delta {
     #[inline]
     #[must_use]
     pub const fn ip(self, old: Ip, new: Ip) -> Self {
-        // What is the same in both, as the upper half of two mapped addresses, adds a multiple of 2^16 - 1, which is nothing.
+        if old.0 == new.0 {
+            return self;
+        }
+        // The upper halves of two mapped addresses add a multiple of 2^16 - 1, which is nothing.
         Self(self.0 + sum_v6(!old.0) + sum_v6(new.0))
     }
     /// Both edits.
