@@ -11,8 +11,10 @@ from shell import FLOOD, Failed, bound, end
 HZ = os.sysconf("SC_CLK_TCK")
 # The sender's core; whoever moves packets in user space has the other one.
 CORE = "0"
-# New flows of a round: more than any peer takes in its seconds, so that no flow comes twice.
-FRESH = 8_000_000
+# New flows that a round's numbers leave room for in each of its seconds: more than the sender can make. Numbers whose source ports
+# and backends are the same are 64,007,000 apart (`flood`): so many rounds later that who was first has been forgotten (30 s). Until
+# then the later one rightly gets another source port on its way to the same backend.
+FRESH_PER_SEC = 1_500_000
 _next_flow = 0
 # More than this of a core for others makes a round doubtful.
 QUIET = 0.25
@@ -71,7 +73,7 @@ def udp_rate(peer, secs, size, flows, to, addresses=1, place="server"):
     """Frames of `size` bytes as fast as they go; `flows` = 0: each begins a new flow."""
     global _next_flow
     first = _next_flow if flows == 0 else 0
-    _next_flow += FRESH if flows == 0 else 0
+    _next_flow += int(FRESH_PER_SEC * (secs + 1)) if flows == 0 else 0
     target = ["--to", to, "--addresses", str(addresses)]
     target += ["--port", str(services.SERVICE_PORT)] if addresses > 1 else ["--port", str(services.DIRECT), "--ports", str(services.PORTS)]
     mac = peer.next_hop(to)
