@@ -8,6 +8,8 @@ from shell import TAG, run
 
 # What VXLAN leaves of 1500; also within a node, as Flannel sets it.
 MTU = "1450"
+# Seconds in which rules must be loaded: nft took 46 for 10,000 Services, all of them its own.
+LOADING = 180
 
 
 class Peer:
@@ -136,9 +138,9 @@ class Proxied(Routing):
     def up(self):
         super().up()
         if self.mode == "nftables":
-            self.exec("node", "nft", "-f", "-", text=services.nftables(self.count))
+            self.exec("node", "nft", "-f", "-", text=services.nftables(self.count), timeout=LOADING)
         else:
-            self.exec("node", f"{self.mode}-legacy-restore", "-w", "10", text=services.iptables(self.count))
+            self.exec("node", f"{self.mode}-legacy-restore", "-w", "10", text=services.iptables(self.count), timeout=LOADING)
 
 
 class Flannel(Kernel):
