@@ -1,5 +1,5 @@
 //! What a worker asks of the kernel: nothing while it sleeps but to go on sleeping, and one call per batch while it works.
-//! Counted by strace, from outside.
+//! Counted by strace, from outside, which must find what the worker says of itself.
 
 mod lab_support;
 
@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lab_support::{Lab, cluster};
+use serde_json::Value;
 
 /// The thread of the lab's only worker.
 fn worker(lab: &Lab) -> String {
@@ -19,12 +20,23 @@ fn worker(lab: &Lab) -> String {
     task.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
+/// What the worker says that it asked of the kernel, in strace's names of the calls.
+const CALLS: [(&str, &[&str]); 5] = [
+    ("send", &["sendto"]),
+    ("fill", &["poll"]),
+    ("wait", &["epoll_wait", "epoll_pwait", "epoll_pwait2"]),
+    ("watch", &["epoll_ctl"]),
+    ("wake", &["read"]),
+];
+
 /// Counts the system calls of a thread by name, for about `time`; gives them with the seconds and batches that they took.
+/// The worker's own counts are read just outside and just inside of what strace sees: its counts must lie between.
 fn count(lab: &Lab, time: Duration) -> (BTreeMap<String, u64>, f64, u64) {
-    let batches = || lab.status()["workers"][0]["batches"].as_u64().unwrap();
+    let told = || lab.status()["workers"][0].clone();
     let file = lab.folder().join("calls");
     let thread = worker(lab);
-    let before = batches();
+    let outer = told();
+    let before = outer["batches"].as_u64().unwrap();
     let mut strace = Command::new("strace").args(["-c", "-p", &thread, "-o"]).arg(&file).stderr(Stdio::null()).spawn().expect("strace");
     let traced = || {
         fs::read_to_string(format!("/proc/{thread}/status")).unwrap().lines().any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
@@ -35,11 +47,14 @@ fn count(lab: &Lab, time: Duration) -> (BTreeMap<String, u64>, f64, u64) {
         std::thread::sleep(Duration::from_millis(1));
     }
     let start = Instant::now();
+    let inner = told();
     std::thread::sleep(time);
+    let inner = (inner, told());
     let secs = start.elapsed().as_secs_f64();
     assert!(Command::new("kill").args(["-s", "INT", &strace.id().to_string()]).status().unwrap().success());
     strace.wait().unwrap();
-    let batches = batches() - before;
+    let outer = (outer, told());
+    let batches = outer.1["batches"].as_u64().unwrap() - before;
     // % time, seconds, usecs/call, calls, errors where there were some, syscall.
     let rows = fs::read_to_string(&file).unwrap();
     let calls = rows.lines().filter_map(|row| {
@@ -48,7 +63,17 @@ fn count(lab: &Lab, time: Duration) -> (BTreeMap<String, u64>, f64, u64) {
         let name = fields.last().filter(|name| **name != "total")?;
         Some(((*name).to_owned(), fields.get(3)?.parse().ok()?))
     });
-    (calls.collect(), secs, batches)
+    let calls: BTreeMap<String, u64> = calls.collect();
+    for (what, names) in CALLS {
+        let between = |(from, to): &(Value, Value)| {
+            let of = |status: &Value| status["system_calls"][what].as_u64().unwrap();
+            of(to) - of(from)
+        };
+        let seen: u64 = names.iter().filter_map(|name| calls.get(*name)).sum();
+        let bounds = between(&inner)..=between(&outer);
+        assert!(bounds.contains(&seen), "strace saw {seen} calls to {what}, the worker {bounds:?}: {calls:?}");
+    }
+    (calls, secs, batches)
 }
 
 /// A program that ends with the test.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crossbeam::queue::ArrayQueue;
-use weir_xsk::{Binder, Bound, FrameCounts, PortConfig, PortError, PortStatistics, Ports, UmemConfig, Waker};
+use weir_xsk::{Binder, Bound, FrameCounts, PortConfig, PortError, PortStatistics, Ports, SystemCalls, UmemConfig, Waker};
 
 use crate::conntrack::ConnTable;
 use crate::counters::{Counters, PortCounters, Stage, Stages};
@@ -80,6 +80,8 @@ pub struct Report {
     pub stages: Stages,
     /// Where the frames are.
     pub frames: FrameCounts,
+    /// What it asked of the kernel to move them.
+    pub system_calls: SystemCalls,
     /// What the kernel lost at the ports, summed.
     pub kernel: PortStatistics,
     /// What was discarded and refused since the report before, of all of `counters`.
@@ -487,6 +489,7 @@ impl Worker {
         report.stages = self.stopwatch.stages();
         let ports = self.io.ports_mut();
         report.frames = ports.frames();
+        report.system_calls = ports.system_calls();
         // The worker holds no frame and counts none between two batches.
         if report.frames.lost() > 0 || !report.counters.balanced() || report.counters.received != report.rx {
             tracing::error!(frames = ?report.frames, rx = report.rx, received = report.counters.received, "the sums do not meet");

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
-use weir_dataplane::admin::protocol::{Runtime, StageRuntime, WorkerRuntime};
+use weir_dataplane::admin::protocol::{Runtime, StageRuntime, SystemCallCounts, WorkerRuntime};
 use weir_dataplane::counters::{Stage, StageCounters};
 
 use super::Answer;
@@ -82,6 +82,7 @@ pub(super) fn since(now: &Runtime, before: &Runtime) -> Runtime {
             tx: worker.tx.saturating_sub(old.tx),
             drop: worker.drop.saturating_sub(old.drop),
             busy: worker.busy.saturating_sub(old.busy),
+            system_calls: worker.system_calls.since(&old.system_calls),
             stages: worker.stages.iter().zip(&old.stages).map(stage).collect(),
         }
     });
@@ -108,6 +109,9 @@ pub(super) struct WorkerReport {
     pub(super) drop_rate: f64,
     /// Packets in a batch, on average.
     pub(super) vectors_per_call: Option<f64>,
+    /// System calls a batch, those to sleep included, on average; by what for.
+    pub(super) system_calls_per_batch: Option<f64>,
+    system_calls: SystemCallCounts,
     /// Clocks of all stages but idle, by packet received.
     pub(super) clocks_per_packet: Option<f64>,
     stages: Vec<StageReport>,
@@ -165,6 +169,8 @@ pub(super) fn worker_report(worker: &WorkerRuntime, secs: f64) -> WorkerReport {
         tx_rate: rate(worker.tx),
         drop_rate: rate(worker.drop),
         vectors_per_call: receive.and_then(|s| s.vectors_per_call),
+        system_calls_per_batch: receive.and_then(|s| ratio(worker.system_calls.sum() as f64, s.runtime.counters.calls as f64)),
+        system_calls: worker.system_calls,
         clocks_per_packet: ratio(busy, worker.rx as f64),
         stages,
     }
@@ -177,7 +183,7 @@ fn text(runtime: &Runtime, wide: bool) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "Worker on core {}: {:.1} s, {:.1} % busy, {} clocks/packet\n  vector rates in {:.0}, out {:.0}, drop {:.0} a second",
+            "Worker on core {}: {:.1} s, {:.1} % busy, {} clocks/packet\n  vector rates in {:.0}, out {:.0}, drop {:.0} a second\n  system calls {} a batch: {}",
             worker.core,
             runtime.secs,
             worker.busy * 100.0,
@@ -185,6 +191,8 @@ fn text(runtime: &Runtime, wide: bool) -> String {
             worker.rx_rate,
             worker.tx_rate,
             worker.drop_rate,
+            number(worker.system_calls_per_batch),
+            worker.system_calls.by_name().map(|(call, count)| format!("{call} {count}")).join(", "),
         );
         let rows = worker.stages.iter().map(|stage| {
             let StageCounters { calls, vectors, .. } = stage.runtime.counters;
@@ -221,15 +229,28 @@ mod tests {
             stage(Stage::Apply, calls * 32, calls * 1_600),
             stage(Stage::Idle, 0, calls * 4_800),
         ];
+        let system_calls = SystemCallCounts { send: calls, wait: calls / 2, ..SystemCallCounts::default() };
         // One batch in two was measured.
-        Runtime { secs, workers: vec![WorkerRuntime { core: 1, rx: calls * 32, tx: calls * 31, drop: calls, busy: calls * 4_800, stages }] }
+        Runtime {
+            secs,
+            workers: vec![WorkerRuntime {
+                core: 1,
+                rx: calls * 32,
+                tx: calls * 31,
+                drop: calls,
+                busy: calls * 4_800,
+                system_calls,
+                stages,
+            }],
+        }
     }
 
     #[test]
     fn the_words_are_those_of_vpp_and_the_figures_follow_from_the_counters() {
         assert_eq!(
             text(&runtime(2.0, 100), false),
-            "Worker on core 1: 2.0 s, 50.0 % busy, 150.0 clocks/packet\n  vector rates in 1600, out 1550, drop 50 a second\n\
+            "Worker on core 1: 2.0 s, 50.0 % busy, 150.0 clocks/packet\n  vector rates in 1600, out 1550, drop 50 a second\n  \
+             system calls 1.5 a batch: send 100, fill 0, wait 50, watch 0, wake 0\n\
              STAGE     CALLS   VECTORS   VECTORS/CALL   CLOCKS/PACKET   TIME\n\
              receive   100     3200      32.0           50.0            16.7%\n\
              apply     100     3200      32.0           100.0           33.3%\n\

@@ -243,6 +243,54 @@ pub struct WorkerStatus {
     pub generation: u32,
     /// Flow events that it had no room for, because nobody read them in time.
     pub events_lost: u64,
+    /// What it asked of the kernel.
+    pub system_calls: SystemCallCounts,
+}
+
+/// System calls of a worker that moves packets and sleeps, by what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SystemCallCounts {
+    /// To have a port send (`sendto`).
+    pub send: u64,
+    /// To tell the kernel of new frames to receive into (`poll`).
+    pub fill: u64,
+    /// To sleep (`epoll_wait`).
+    pub wait: u64,
+    /// To have a port's next packet end the sleep, or no longer (`epoll_ctl`).
+    pub watch: u64,
+    /// After a sleep that the daemon ended (`read`).
+    pub wake: u64,
+}
+
+impl SystemCallCounts {
+    /// Each count with its name.
+    pub fn by_name(&self) -> [(&'static str, u64); 5] {
+        let Self { send, fill, wait, watch, wake } = *self;
+        [("send", send), ("fill", fill), ("wait", wait), ("watch", watch), ("wake", wake)]
+    }
+    /// All of them.
+    pub fn sum(&self) -> u64 {
+        self.by_name().iter().map(|(_, count)| count).sum()
+    }
+    /// What was counted since `before`; 0 where that is more.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            send: self.send.saturating_sub(before.send),
+            fill: self.fill.saturating_sub(before.fill),
+            wait: self.wait.saturating_sub(before.wait),
+            watch: self.watch.saturating_sub(before.watch),
+            wake: self.wake.saturating_sub(before.wake),
+        }
+    }
+}
+
+impl From<weir_xsk::SystemCalls> for SystemCallCounts {
+    fn from(calls: weir_xsk::SystemCalls) -> Self {
+        let weir_xsk::SystemCalls { send, fill, wait, watch, wake } = calls;
+        Self { send, fill, wait, watch, wake }
+    }
 }
 
 /// What was discarded and refused, taken at one moment. Rows without `refused` sum up to `dropped`, the others to `refused`.
@@ -361,6 +409,9 @@ pub struct WorkerRuntime {
     pub drop: u64,
     /// Clocks of all batches. Those of their stages are of a part of them: under load one in some is measured.
     pub busy: u64,
+    /// What it asked of the kernel.
+    #[serde(default)]
+    pub system_calls: SystemCallCounts,
     /// Every stage, in the order in which a batch meets them.
     pub stages: Vec<StageRuntime>,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Daemon;
-use crate::admin::protocol::{Runtime, StageRuntime, WorkerRuntime};
+use crate::admin::protocol::{Runtime, StageRuntime, SystemCallCounts, WorkerRuntime};
 use crate::counters::{Stage, Stages};
 use crate::worker::Report;
 
@@ -22,12 +22,13 @@ struct Counted {
     rx: u64,
     tx: u64,
     drop: u64,
+    system_calls: SystemCallCounts,
     stages: Stages,
 }
 
 impl From<&Report> for Counted {
     fn from(report: &Report) -> Self {
-        Self { rx: report.rx, tx: report.tx, drop: report.counters.drop, stages: report.stages }
+        Self { rx: report.rx, tx: report.tx, drop: report.counters.drop, system_calls: report.system_calls.into(), stages: report.stages }
     }
 }
 
@@ -55,6 +56,7 @@ impl Daemon {
                 tx: counted.tx - before.tx,
                 drop: counted.drop - before.drop,
                 busy: stages.busy,
+                system_calls: counted.system_calls.since(&before.system_calls),
                 stages: Stage::ALL.map(|stage| StageRuntime { stage, counters: stages.of(stage) }).into(),
             }
         });

@@ -40,6 +40,12 @@ pub(super) fn text(status: &Status, state: &NodeState) -> String {
     page.family("weir_worker_transmit_packets_total", "counter", "Packets sent, by worker.", workers(|w| w.tx));
     page.family("weir_worker_lost_events_total", "counter", "Flow events that no reader took in time.", workers(|w| w.events_lost));
     page.family("weir_worker_batches_total", "counter", "Batches of at least one packet, by worker.", workers(|w| w.batches));
+    let calls = status.workers.iter().flat_map(|worker| {
+        let core = worker.core.to_string();
+        worker.system_calls.by_name().map(|(call, count)| (vec![("core", core.clone()), ("call", call.into())], count))
+    });
+    let calls: Vec<_> = calls.collect();
+    page.family("weir_worker_system_calls_total", "counter", "System calls to move packets and to sleep, by worker and purpose.", calls);
     let ports = ["uplink", "host", "pod"].map(|kind| (vec![("kind", kind)], status.ports.iter().filter(|p| p.kind == kind).count() as u64));
     page.family("weir_ports", "gauge", "Attached ports, by kind.", ports);
     let mut services: BTreeMap<_, bool> = BTreeMap::new();
@@ -84,7 +90,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::admin::protocol::{ConnectionCounts, FrameCounts, KernelCounts, PacketCounts, WorkerStatus};
+    use crate::admin::protocol::{ConnectionCounts, FrameCounts, KernelCounts, PacketCounts, SystemCallCounts, WorkerStatus};
     use crate::model::{Family, Protocol, Service};
 
     fn port_of(name: &str, port: u16, any_usable: bool) -> Arc<Service> {
@@ -119,7 +125,15 @@ mod tests {
             connections: ConnectionCounts { used: 7, max: 100 },
             frames: FrameCounts { total: 64, free: 60, ..FrameCounts::default() },
             kernel: KernelCounts { rx_dropped: 6, ..KernelCounts::default() },
-            workers: vec![WorkerStatus { core: 2, rx: 10, tx: 9, batches: 5, generation: 3, events_lost: 0 }],
+            workers: vec![WorkerStatus {
+                core: 2,
+                rx: 10,
+                tx: 9,
+                batches: 5,
+                generation: 3,
+                system_calls: SystemCallCounts { send: 4, ..SystemCallCounts::default() },
+                ..WorkerStatus::default()
+            }],
             ..Status::default()
         };
         let services = [(80, false), (81, true)].map(|(port, any_usable)| port_of("web", port, any_usable)).into_iter();
@@ -134,6 +148,7 @@ mod tests {
             "weir_worker_receive_packets_total{core=\"2\"} 10",
             "weir_build_info{version=\"0.1\\\"0\",node=\"node-a\"} 1",
             "weir_kernel_drops_total{reason=\"no_frame\"} 6",
+            "weir_worker_system_calls_total{core=\"2\",call=\"send\"} 4",
             "weir_services 2",
             "weir_services_without_endpoints 1",
             "weir_generation 3",

@@ -27,7 +27,7 @@ impl Daemon {
         for ((worker, report), events_lost) in reports.iter().zip(self.flows.lost()) {
             let (rx, tx, batches) = (report.rx, report.tx, report.batches);
             let (core, generation) = (worker.core as u16, worker.in_force());
-            status.workers.push(WorkerStatus { core, rx, tx, batches, generation, events_lost });
+            status.workers.push(WorkerStatus { core, rx, tx, batches, generation, events_lost, system_calls: report.system_calls.into() });
             add_counters(&mut status, &report.counters);
             add_frames(&mut status, report);
         }

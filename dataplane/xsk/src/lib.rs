@@ -9,6 +9,7 @@ mod link;
 mod memory;
 mod port;
 mod redirect;
+mod socket;
 mod wait;
 
 pub use arena::{Arena, Frame};
@@ -16,6 +17,6 @@ pub use bind::{Binder, Bound};
 pub use error::PortError;
 pub use link::Link;
 pub use memory::{BUFFER_BYTES, BUFFERS_MAX, HEADROOM_BYTES, PACKET_BYTES_MAX, SLOT_BYTES};
-pub use port::{FrameCounts, PORTS_MAX, PortConfig, PortStatistics, Ports, UmemConfig};
+pub use port::{FrameCounts, PORTS_MAX, PortConfig, PortStatistics, Ports, SystemCalls, UmemConfig};
 pub use redirect::{AttachMode, Attached, PortRole, Redirect, RedirectError, UplinkFilter};
 pub use wait::Waker;

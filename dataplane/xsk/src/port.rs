@@ -4,25 +4,24 @@
 //! completion ring of its own. A packet may start anywhere in its slot when it is sent. Knows no protocol.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tracing::{debug, warn};
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
+use xsk_rs::FrameDesc;
 
 use crate::arena::{Arena, Frame};
 use crate::bind::{Binder, Bound};
 use crate::error::PortError;
 use crate::memory::{BUFFERS_MAX, CLOSING_COUNT, CLOSING_FIRST, Memory, Owner};
+use crate::socket::{Port, WAITING_FIRST, WAITING_LEAST};
 use crate::wait::{Sleeper, Waker};
 
 /// Descriptors moved at once.
 const BURST: usize = 64;
 /// Frames that one port may give before the next port has its turn.
 const TURN: usize = 32;
-/// Set in all descriptors of a packet but the last (`include/uapi/linux/if_xdp.h`).
-const XDP_PKT_CONTD: u32 = 1;
 /// Shortest packet that a port takes: an Ethernet header. The kernel would keep an empty one for good.
 const PACKET_BYTES_MIN: usize = 14;
 /// Highest port index plus one.
@@ -92,29 +91,19 @@ pub struct PortStatistics {
     pub invalid_descriptors: u64,
 }
 
-struct Port {
-    interface: String,
-    queue: u32,
-    tx: TxQueue,
-    rx: RxQueue,
-    fill: FillQueue,
-    completion: CompQueue,
-    ring: u32,
-    /// Frames that wait for packets when all is quiet, and how many they may become.
-    waiting: u32,
-    waiting_max: u32,
-    /// Slots with the kernel for receiving (fill, rx) and for sending (staged, tx, completion).
-    in_fill: u32,
-    in_tx: u32,
-    /// Taken by `tx` and not yet in the ring.
-    staged: Vec<FrameDesc>,
-    /// The buffers so far of a packet whose last one is still to come, and how many they are.
-    partial: Option<Frame>,
-    in_partial: u32,
-    /// Is in `Ports::sending`.
-    sending: bool,
-    /// Is in the epoll set.
-    watched: bool,
+/// System calls that were made for the ports, by what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SystemCalls {
+    /// To have frames sent (`sendto`).
+    pub send: u64,
+    /// To tell the kernel of new frames to receive into, where it asks for that (`poll`).
+    pub fill: u64,
+    /// To sleep (`epoll_wait`).
+    pub wait: u64,
+    /// To have the sleep end with a port's next packet, or no longer (`epoll_ctl`).
+    pub watch: u64,
+    /// After a sleep that another thread ended (`read`).
+    pub wake: u64,
 }
 
 /// A removed port whose socket is being closed.
@@ -139,6 +128,7 @@ pub struct Ports {
     sending: Vec<u16>,
     closing: Vec<Closing>,
     sleeper: Sleeper,
+    calls: SystemCalls,
     scratch: Vec<FrameDesc>,
     // Last: the sockets above keep the memory registered.
     memory: Memory,
@@ -155,7 +145,19 @@ impl Ports {
         let sleeper = Sleeper::new().map_err(|source| PortError::Memory { slots: 0, slot_bytes: 0, source })?;
         let scratch = vec![FrameDesc::default(); BURST];
         let (ports, live, sending, closing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { ports, live, waiting: 0, turn: 0, sending, closing, sleeper, scratch, memory, ring: config.ring })
+        Ok(Self {
+            ports,
+            live,
+            waiting: 0,
+            turn: 0,
+            sending,
+            closing,
+            sleeper,
+            calls: SystemCalls::default(),
+            scratch,
+            memory,
+            ring: config.ring,
+        })
     }
 
     /// The memory that the frames live in.
@@ -218,7 +220,7 @@ impl Ports {
         let start = if self.waiting + WAITING_FIRST <= self.memory.arena.count() / 4 { WAITING_FIRST } else { WAITING_LEAST };
         port.waiting = start.min(port.waiting_max);
         self.waiting += port.waiting;
-        port.refill(index, &mut self.memory, &mut self.scratch);
+        port.refill(index, &mut self.memory, &mut self.scratch, &mut self.calls);
         if self.ports.len() <= usize::from(index) {
             self.ports.resize_with(usize::from(index) + 1, || None);
         }
@@ -243,6 +245,7 @@ impl Ports {
             self.memory.put(partial);
         }
         if port.watched {
+            self.calls.watch += 1;
             self.sleeper.forget(port.socket());
         }
         self.live.retain(|live| *live != index);
@@ -331,6 +334,7 @@ impl Ports {
             if port.watched {
                 // A watched socket costs its sender a wake-up call per packet: not while we are awake.
                 port.watched = false;
+                self.calls.watch += 1;
                 self.sleeper.forget(port.socket());
             }
             for desc in &self.scratch[..got] {
@@ -350,7 +354,7 @@ impl Ports {
                     port.waiting += more;
                 }
             }
-            port.refill(index, &mut self.memory, &mut self.scratch);
+            port.refill(index, &mut self.memory, &mut self.scratch, &mut self.calls);
         }
         count
     }
@@ -367,7 +371,7 @@ impl Ports {
             return Err(frame);
         }
         if port.in_tx + buffers > port.ring {
-            port.send(index, &mut self.memory, &mut self.scratch);
+            port.send(index, &mut self.memory, &mut self.scratch, &mut self.calls);
             if port.in_tx + buffers > port.ring {
                 return Err(frame);
             }
@@ -388,7 +392,7 @@ impl Ports {
         while let Some(index) = self.sending.get(n).copied() {
             let done = match self.ports.get_mut(usize::from(index)) {
                 Some(Some(port)) => {
-                    port.send(index, &mut self.memory, &mut self.scratch);
+                    port.send(index, &mut self.memory, &mut self.scratch, &mut self.calls);
                     port.sending = port.in_tx > 0;
                     !port.sending
                 }
@@ -437,6 +441,11 @@ impl Ports {
         self.memory.faults
     }
 
+    /// The system calls that moving packets and sleeping took so far. Those that make and close a socket are not among them.
+    pub fn system_calls(&self) -> SystemCalls {
+        self.calls
+    }
+
     /// What the kernel counts for port `index`.
     ///
     /// # Errors
@@ -464,153 +473,20 @@ impl Ports {
             if let Some(Some(port)) = self.ports.get_mut(usize::from(*index))
                 && !port.watched
             {
+                self.calls.watch += 1;
                 self.sleeper.watch(port.socket())?;
                 port.watched = true;
             }
         }
         let timeout = if self.sending.is_empty() { timeout } else { timeout.min(Duration::from_millis(1)) };
-        self.sleeper.sleep(timeout)
+        self.calls.wait += 1;
+        self.calls.wake += u64::from(self.sleeper.sleep(timeout)?);
+        Ok(())
     }
 
     /// Ends a [`wait`](Self::wait) from another thread.
     pub fn waker(&self) -> Waker {
         self.sleeper.waker()
-    }
-}
-
-/// Frames that wait at a port at first, while such ports take less than a quarter of all, and where there are more ports. Idle
-/// ports keep what they have, and what waits at one port cannot be sent by another.
-const WAITING_FIRST: u32 = 256;
-const WAITING_LEAST: u32 = 64;
-
-impl Port {
-    fn socket(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the queues live, and they live as long as the borrow of this port.
-        unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
-    }
-
-    /// Hands the kernel frames to receive into, up to `waiting` and never more than the ring has room for: otherwise
-    /// descriptors are overwritten and packets arrive twice. Does nothing for less than a few, to work in batches.
-    fn refill(&mut self, index: u16, memory: &mut Memory, scratch: &mut [FrameDesc]) {
-        let waiting = self.waiting;
-        if waiting.saturating_sub(self.in_fill) < (waiting / 4).clamp(1, 16) {
-            return;
-        }
-        loop {
-            let missing = waiting.saturating_sub(self.in_fill).min(scratch.len() as u32);
-            let room = self.fill.nb_free(missing).min(missing) as usize;
-            let mut count = 0;
-            while count < room
-                && let Some(frame) = memory.free.pop()
-            {
-                scratch[count] = memory.give(frame, Owner::fill(index));
-                count += 1;
-            }
-            if count == 0 {
-                break;
-            }
-            // SAFETY: each slot was free, is marked as the kernel's now, and lies in the UMEM of this socket.
-            let produced = unsafe { self.fill.produce(&scratch[..count]) };
-            self.in_fill += produced as u32;
-            for desc in &scratch[produced..count] {
-                // Not reached while `nb_free` told the truth; the frames are not lost in any case.
-                if let Some(frame) = memory.take(desc, Owner::fill(index)) {
-                    memory.put(frame);
-                }
-            }
-            if produced < count {
-                break;
-            }
-        }
-        if self.fill.needs_wakeup() {
-            let _ = self.rx.poll(0);
-        }
-    }
-
-    /// Adds a received buffer to its packet; gives the packet once it is whole.
-    #[inline]
-    fn join(&mut self, frame: Frame, has_more: bool, arena: &Arena) -> Option<Frame> {
-        if !has_more && self.partial.is_none() {
-            return Some(frame);
-        }
-        let packet = match self.partial.take() {
-            Some(mut packet) => {
-                arena.append(&mut packet, frame);
-                packet
-            }
-            None => frame,
-        };
-        if has_more {
-            self.in_partial += 1;
-            self.partial = Some(packet);
-            return None;
-        }
-        self.in_partial = 0;
-        Some(packet)
-    }
-
-    /// Makes the descriptors of a packet.
-    #[inline]
-    fn stage(&mut self, index: u16, mut frame: Frame, memory: &mut Memory) {
-        let mut goes_on = frame.is_chain();
-        while let Some(rest) = memory.arena.split(&mut frame) {
-            if !goes_on {
-                // Cut off: no part of the packet.
-                memory.put(rest);
-                break;
-            }
-            let mut desc = memory.give(frame, Owner::tx(index));
-            desc.set_options(XDP_PKT_CONTD);
-            self.staged.push(desc);
-            goes_on = rest.is_chain();
-            frame = rest;
-        }
-        self.staged.push(memory.give(frame, Owner::tx(index)));
-    }
-
-    /// Puts what is staged into the ring, has the kernel send it, takes back what is sent.
-    fn send(&mut self, index: u16, memory: &mut Memory, scratch: &mut [FrameDesc]) {
-        // 32 descriptors a call where the kernel does not let us raise its budget, and one call to see the ring empty.
-        for _ in 0..self.ring / 32 + 1 {
-            let room = self.tx.nb_free(self.staged.len() as u32) as usize;
-            let count = room.min(self.staged.len());
-            if count > 0 {
-                // SAFETY: each slot is marked as this ring's, was given up by its holder, and lies in the UMEM of this socket.
-                let produced = unsafe { self.tx.produce(&self.staged[..count]) };
-                self.staged.drain(..produced);
-            }
-            let free = self.tx.nb_free_exact();
-            if free < self.ring
-                && self.tx.needs_wakeup()
-                && let Err(error) = self.tx.wakeup()
-            {
-                // The device is gone or being changed: its port will be removed, and that recovers the frames.
-                debug!(interface = self.interface, %error, "cannot send");
-                break;
-            }
-            self.reap(index, memory, scratch);
-            let free_now = self.tx.nb_free_exact();
-            if free_now == free || (self.staged.is_empty() && free_now == self.ring) {
-                break;
-            }
-        }
-    }
-
-    /// Takes back what is sent.
-    fn reap(&mut self, index: u16, memory: &mut Memory, scratch: &mut [FrameDesc]) {
-        while self.in_tx > 0 {
-            // SAFETY: the descriptors are overwritten before they are read, from the ring of a socket on our UMEM.
-            let got = unsafe { self.completion.consume(scratch) };
-            for desc in &scratch[..got] {
-                if let Some(frame) = memory.take(desc, Owner::tx(index)) {
-                    self.in_tx -= 1;
-                    memory.put(frame);
-                }
-            }
-            if got < scratch.len() {
-                break;
-            }
-        }
     }
 }
 

@@ -49,18 +49,20 @@ impl Sleeper {
         let _ = epoll::delete(&self.epoll, socket);
     }
 
-    pub(crate) fn sleep(&self, timeout: Duration) -> io::Result<()> {
+    /// Tells whether a [`Waker`] ended the sleep.
+    pub(crate) fn sleep(&self, timeout: Duration) -> io::Result<bool> {
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
         let mut events = [MaybeUninit::uninit(); 8];
         let (events, _) = match epoll::wait(self.epoll.as_fd(), &mut events, Some(&timeout)) {
             Ok(events) => events,
-            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => return Ok(false),
             Err(error) => return Err(error.into()),
         };
-        if events.iter().any(|event| event.data.u64() == WAKER) {
+        let woken = events.iter().any(|event| event.data.u64() == WAKER);
+        if woken {
             let _ = rustix::io::read(&self.waker.0, &mut [0; 8]);
         }
-        Ok(())
+        Ok(woken)
     }
 }
 
@@ -75,10 +77,10 @@ mod tests {
         let sleeper = Sleeper::new().unwrap();
         sleeper.waker().wake();
         let start = Instant::now();
-        sleeper.sleep(Duration::from_secs(10)).unwrap();
+        assert!(sleeper.sleep(Duration::from_secs(10)).unwrap());
         assert!(start.elapsed() < Duration::from_secs(5));
         let start = Instant::now();
-        sleeper.sleep(Duration::from_millis(20)).unwrap();
+        assert!(!sleeper.sleep(Duration::from_millis(20)).unwrap());
         assert!(start.elapsed() >= Duration::from_millis(20));
     }
 }

@@ -259,7 +259,14 @@ pub(super) fn readings() -> [Reading; 2] {
             version: "0.1.0".into(),
             generation: 3,
             uptime_secs: 3_600 + secs,
-            workers: vec![WorkerStatus { core: 1, rx: packets, tx: packets - secs, batches: secs * 100, generation: 3, events_lost: 0 }],
+            workers: vec![WorkerStatus {
+                core: 1,
+                rx: packets,
+                tx: packets - secs,
+                batches: secs * 100,
+                generation: 3,
+                ..WorkerStatus::default()
+            }],
             ports: vec![port("eth1", "uplink", None, packets / 3, packets / 2), port("veth7", "pod", Some("shop/web-0"), packets / 2, 7)],
             packets: PacketCounts { received: packets, forward: packets - secs, drop: secs, ..PacketCounts::default() },
             drops: [("POLICY_DENIED".into(), secs), ("TTL_EXCEEDED".into(), 3)].into(),
@@ -269,7 +276,15 @@ pub(super) fn readings() -> [Reading; 2] {
         };
         let runtime = Runtime {
             secs: secs as f64,
-            workers: vec![WorkerRuntime { core: 1, rx: packets, tx: packets - secs, drop: secs, busy: packets * 400, stages }],
+            workers: vec![WorkerRuntime {
+                core: 1,
+                rx: packets,
+                tx: packets - secs,
+                drop: secs,
+                busy: packets * 400,
+                system_calls: Default::default(),
+                stages,
+            }],
         };
         Reading { at: Duration::from_secs(secs), status, runtime, connections: vec![connection] }
     };
