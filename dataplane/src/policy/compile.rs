@@ -59,7 +59,7 @@ pub fn subjects(state: &NodeState, local: &[IdentityIndex]) -> Subjects {
 impl Policies {
     /// Compiles the verdicts of every subject against every class.
     pub fn compile(state: &NodeState, classes: &Classes, subjects: &Subjects) -> Self {
-        let mut policies = Self::default();
+        let mut policies = Self { rows: vec![0], ..Self::default() };
         let numbers = policies.number_rules(state);
         let mut rows = HashMap::new();
         let mut grids = HashMap::new();
@@ -105,7 +105,7 @@ impl Policies {
             let view = View::new(class, &mentioned, asks_names, side.direction);
             let row = *views.entry(view).or_insert_with_key(|view| {
                 let ranges = side.flatten(view);
-                *rows.entry(ranges).or_insert_with_key(|ranges| self.rows.push(ranges))
+                *rows.entry(ranges).or_insert_with_key(|ranges| self.push_row(ranges))
             });
             grid.push(row);
         }
@@ -115,6 +115,16 @@ impl Policies {
             base
         });
         ClassMap::Classes(base)
+    }
+
+    fn push_row(&mut self, ranges: &[(u32, Verdict)]) -> u32 {
+        let row = self.rows.len() as u32 - 1;
+        for (start, verdict) in ranges {
+            self.starts.push(*start);
+            self.verdicts.push(*verdict);
+        }
+        self.rows.push(self.starts.len() as u32);
+        row
     }
 }
 

@@ -6,13 +6,12 @@
 //! Kubernetes policy is no general classifier. All that policies can tell of an address is which selections match it: its
 //! *class* ([`Classes`]). All that they can tell of a local pod is which policies select it: its *subject*. So the compiler
 //! flattens, for each subject, direction and class, the tiers (E1.45) into one row of disjoint port ranges, and a verdict
-//! is one array access and a look into a short row, however many policies there are.
+//! is one array access and one binary search in a short row, however many policies there are.
 
 mod classes;
 mod compile;
 mod explain;
 mod flatten;
-mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +21,6 @@ pub use explain::{Explained, Nearest, PolicyName, Query, RuleName, explain, isol
 
 use crate::model::{Direction, PolicyIndex, proto};
 use crate::verdict::DropReason;
-use rows::Rows;
 
 /// What policies can tell of a local pod; index into the tables of [`Policies`]. 0 = no policy selects it.
 pub type SubjectId = u32;
@@ -60,15 +58,19 @@ impl Judgement {
 
 /// All verdicts of one snapshot, for the pods of this node.
 ///
-/// 8 bytes and more per range (`rows`), 4 bytes per (subject, direction, class).
+/// A row is a run of `starts`/`verdicts`; a verdict holds from its start up to the next one. 8 bytes per range, 4 bytes per
+/// (subject, direction, class).
 #[derive(Debug, Default)]
 pub struct Policies {
     /// Which map serves a subject: `subject * 2 + direction`.
     maps: Vec<ClassMap>,
     /// Row of each class, for the maps that tell classes apart.
     grid: Vec<u32>,
-    /// Verdicts by [`key`].
-    rows: Rows,
+    /// First range of each row, and the end of the last one.
+    rows: Vec<u32>,
+    /// First key of each range ([`key`]).
+    starts: Vec<u32>,
+    verdicts: Vec<Verdict>,
     /// Every rule that can decide.
     rules: Vec<RuleSite>,
 }
@@ -133,8 +135,7 @@ const fn key(protocol: u8, port: u16) -> u32 {
 }
 
 impl Policies {
-    /// Judges one side of a new flow. Cost: two array accesses and one or two lines of a row.
-    #[inline]
+    /// Judges one side of a new flow. Cost: two array accesses and a binary search among the ranges of one row.
     pub fn judge(&self, subject: SubjectId, direction: Direction, peer: ClassId, protocol: u8, port: u16) -> Judgement {
         let side = match direction {
             Direction::Ingress => 0,
@@ -143,8 +144,12 @@ impl Policies {
         match self.maps[subject as usize * 2 + side] {
             ClassMap::Open => Judgement::ALLOWED,
             ClassMap::Classes(base) => {
-                let row = self.grid[base as usize + peer as usize];
-                self.rows.find(row, key(protocol, port)).judgement()
+                let row = self.grid[base as usize + peer as usize] as usize;
+                let (first, end) = (self.rows[row] as usize, self.rows[row + 1] as usize);
+                let key = key(protocol, port);
+                // Every row starts with key 0.
+                let range = first + self.starts[first..end].partition_point(|start| *start <= key) - 1;
+                self.verdicts[range].judgement()
             }
         }
     }
