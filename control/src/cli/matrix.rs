@@ -39,7 +39,8 @@ impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
         let snapshot = self.snapshot.load()?;
         let config = self.node.resolve_or_first(&snapshot)?;
-        let matrix = matrix(&World::new(&snapshot, &config).map_err(Refused)?);
+        let world = World::new(&snapshot, &config).map_err(Refused)?;
+        let matrix = matrix(&world);
         let text = match self.output {
             Form::Text => matrix.text(),
             Form::Wide => table(&["FROM", "TO", "TRAFFIC", "VERDICT", "WHY"], matrix.rows()),

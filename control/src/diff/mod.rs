@@ -18,7 +18,7 @@ use weir_dataplane::model::{Family, Ip, proto};
 
 pub use replayed::{Case, FlowChange, PacketChange, ReplayError, Replayed, replayed};
 
-use crate::sim::reach::{End, Flow, Group, Held, Kind, Nodes, Outcome, Pair, Span, World, cuts, groups, named, spans, traffic};
+use crate::sim::reach::{End, Flow, Group, Held, Kind, Nodes, Outcome, Pair, Span, World, groups, named, push, ranges, traffic};
 
 /// What differs between two snapshots.
 #[derive(Debug, Serialize)]
@@ -105,29 +105,22 @@ pub fn compare(old: &World, new: &World) -> Diff {
         names
     };
     let (removed, added) = (only(0), only(1));
-    let spans: Vec<Span> = spans(&cuts(&worlds)).collect();
     let groups = groups(&worlds);
     let mut changes = Vec::new();
     for from in groups.iter().filter(|group| group.kind != Kind::Service) {
         for to in groups.iter().filter(|to| (from.kind, to.kind) != (Kind::Outside, Kind::Outside)) {
-            changes.extend(changed(&worlds, from, to, &spans));
+            changes.extend(changed(&worlds, from, to));
         }
     }
     Diff { same: changes.is_empty() && removed.is_empty() && added.is_empty(), removed, added, changes }
 }
 
-/// The flow of a protocol and port between two places in one world.
-pub fn flow(from: Ip, to: Ip, span: &Span) -> Flow {
-    let proto = if span.proto == proto::ICMP && !from.is_v4() { proto::ICMPV6 } else { span.proto };
-    Flow { src: from, dst: to, proto, port: span.first }
-}
-
 /// Spans by what becomes of them: before, then, and of what is open between.
 type Changed = BTreeMap<(Outcome, Outcome, Vec<Open>), Vec<Span>>;
 
-fn changed(worlds: &[&World; 2], from: &Group, to: &Group, spans: &[Span]) -> Vec<Change> {
+fn changed(worlds: &[&World; 2], from: &Group, to: &Group) -> Vec<Change> {
     let pairs = from.pairs(to, worlds).into_iter().filter(|pair| pair.from.family == pair.to.family);
-    let mut found: Vec<(Pair<'_>, Changed)> = pairs.map(|pair| (pair, changed_between(worlds, &pair, spans))).collect();
+    let mut found: Vec<(Pair<'_>, Changed)> = pairs.map(|pair| (pair, changed_between(worlds, &pair))).collect();
     // Where it is the same on the own node and elsewhere, nodes do not matter.
     if let [(first, one), (_, other)] = &mut found[..]
         && one == other
@@ -140,25 +133,20 @@ fn changed(worlds: &[&World; 2], from: &Group, to: &Group, spans: &[Span]) -> Ve
 
 /// The flow of a span between two places in one of the worlds.
 fn flow_in(pair: &Pair<'_>, world: usize, span: &Span) -> Option<Flow> {
-    Some(flow(pair.from.addresses[world]?, pair.to.addresses[world]?, span))
+    Some(span.flow(pair.from.addresses[world]?, pair.to.addresses[world]?))
 }
 
-fn changed_between(worlds: &[&World; 2], pair: &Pair<'_>, spans: &[Span]) -> Changed {
+fn changed_between(worlds: &[&World; 2], pair: &Pair<'_>) -> Changed {
     let mut by_outcome = Changed::new();
-    // What no Service has, all ports of a protocol that a virtual address does not serve fare alike in.
-    let mut unserved: BTreeMap<u8, (Outcome, Outcome)> = BTreeMap::new();
-    // Virtual addresses answer pings themselves or not at all: no rule decides.
-    for span in spans.iter().filter(|span| pair.to.kind != Kind::Service || span.proto != proto::ICMP) {
-        let (Some(asked), Some(anew)) = (flow_in(pair, 0, span), flow_in(pair, 1, span)) else { continue };
-        let both = || (worlds[0].reach(&asked), worlds[1].reach(&anew));
-        let serves = worlds[0].serves(&asked) || worlds[1].serves(&anew);
-        let (old, new) = match pair.to.kind == Kind::Service && !serves {
-            true => unserved.entry(span.proto).or_insert_with(both).clone(),
-            false => both(),
-        };
-        if old != new {
-            let open = open(worlds, &asked, &old, &new);
-            by_outcome.entry((old, new, open)).or_default().push(*span);
+    let ends: Option<Vec<(Ip, Ip)>> = (0..2).map(|world| Some((pair.from.addresses[world]?, pair.to.addresses[world]?))).collect();
+    let Some(ends) = ends else { return by_outcome };
+    for (span, outcomes) in ranges(worlds, &ends) {
+        // Virtual addresses answer pings themselves or not at all: no rule decides.
+        let pings = pair.to.kind == Kind::Service && span.proto == proto::ICMP;
+        let [old, new] = &outcomes[..] else { continue };
+        if old != new && !pings {
+            let open = open(worlds, &span.flow(ends[0].0, ends[0].1), old, new);
+            push(by_outcome.entry((old.clone(), new.clone(), open)).or_default(), span);
         }
     }
     by_outcome

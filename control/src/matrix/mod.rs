@@ -8,19 +8,22 @@ mod page;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 use weir_dataplane::model::{Family, proto};
 
-use crate::diff::{Ports, flow};
-use crate::sim::reach::{Group, Kind, Nodes, Pair, Span, World, cuts, groups, spans, traffic};
+use crate::diff::Ports;
+use crate::sim::reach::{Group, Kind, Nodes, Pair, Span, World, groups, push, ranges, traffic};
 
 pub use page::page;
 
 /// Who can reach whom.
-#[derive(Debug, Serialize)]
-pub struct Matrix {
+pub struct Matrix<'a> {
+    world: &'a World,
+    groups: Vec<Group>,
+    /// What cells say, each distinct one once.
+    fares: Vec<Vec<Fare>>,
     /// Rows and columns.
     pub classes: Vec<Class>,
     /// Each pair of them that traffic can go between.
@@ -28,7 +31,7 @@ pub struct Matrix {
 }
 
 /// Places that are alike in everything that is asked here.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 pub struct Class {
     /// The first members' names.
     pub label: String,
@@ -40,21 +43,23 @@ pub struct Class {
     pub members: Vec<String>,
 }
 
-/// What becomes of traffic from one class to another.
-#[derive(Debug, Serialize)]
+/// What becomes of traffic from one class to another; [`Matrix::traffic`] tells it in full.
+#[derive(Debug)]
 pub struct Cell {
     /// Index of the class that opens connections.
     pub from: usize,
     /// Index of the class that they are opened to.
     pub to: usize,
-    /// `open`, `partly` or `closed`.
+    /// How much passes.
     pub access: Access,
-    /// Everything, by how it ends. Of Services only what they serve.
-    pub traffic: Vec<Traffic>,
+    /// Index in `fares`.
+    fares: u32,
+    /// The groups that answer for the classes.
+    groups: (u32, u32),
 }
 
 /// How much passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Access {
     /// All of it.
@@ -66,7 +71,7 @@ pub enum Access {
 }
 
 /// Traffic that ends alike.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 pub struct Traffic {
     /// Where one end is a node: whether it is the other end's own. `null` where that does not matter.
     pub nodes: Option<Nodes>,
@@ -82,84 +87,96 @@ pub struct Traffic {
     pub why: String,
 }
 
-/// What is compared of a cell: verdicts and reasons by range.
-type Essence = Vec<(Option<Nodes>, &'static str, Vec<&'static str>, Vec<Span>)>;
+/// What is compared of traffic that ends alike.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Fare {
+    nodes: Option<Nodes>,
+    verdict: &'static str,
+    passes: bool,
+    reasons: Vec<&'static str>,
+    spans: Vec<Span>,
+}
 
 /// Asks everything.
-pub fn matrix(world: &World) -> Matrix {
-    let spans: Vec<Span> = spans(&cuts(&[world])).collect();
+pub fn matrix(world: &World) -> Matrix<'_> {
     let groups = groups(&[world]);
     let count = groups.len();
-    let mut numbers: HashMap<Essence, usize> = HashMap::new();
-    let mut essences = vec![None; count * count];
+    let mut numbers: HashMap<Vec<Fare>, u32> = HashMap::new();
+    let mut found = vec![None; count * count];
     for (f, from) in groups.iter().enumerate() {
         for (t, to) in groups.iter().enumerate() {
-            if let Some(essence) = essence(world, from, to, &spans) {
-                let next = numbers.len();
-                essences[f * count + t] = Some(*numbers.entry(essence).or_insert(next));
+            if let Some(fares) = fares(world, from, to) {
+                let next = numbers.len() as u32;
+                found[f * count + t] = Some(*numbers.entry(fares).or_insert(next));
             }
         }
     }
-    let mut by_number = vec![Essence::new(); numbers.len()];
-    numbers.into_iter().for_each(|(essence, number)| by_number[number] = essence);
-    let classes = merge(&groups, &essences);
+    let mut fares = vec![Vec::new(); numbers.len()];
+    numbers.into_iter().for_each(|(fare, number)| fares[number as usize] = fare);
+    let merged = merge(&groups, &found);
     let mut cells = Vec::new();
-    for (f, from) in classes.iter().enumerate() {
-        for (t, to) in classes.iter().enumerate() {
+    for (from, sources) in merged.iter().enumerate() {
+        for (to, destinations) in merged.iter().enumerate() {
             // Of a class against itself any two members' groups will do.
-            let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (*a, *b)));
-            let found = pairs.into_iter().find_map(|(a, b)| Some((a, b, essences[a * count + b]?)));
-            let Some((a, b, number)) = found else { continue };
-            cells.push(cell(world, (f, t), (&groups[a], &groups[b]), &by_number[number]));
+            let pairs = sources.iter().flat_map(|a| destinations.iter().map(move |b| (*a, *b)));
+            let Some((a, b, number)) = pairs.into_iter().find_map(|(a, b)| Some((a, b, found[a * count + b]?))) else { continue };
+            let access = access(&fares[number as usize]);
+            cells.push(Cell { from, to, access, fares: number, groups: (a as u32, b as u32) });
         }
     }
-    let classes = classes.iter().map(|members| class(members.iter().map(|group| &groups[*group]).collect())).collect();
-    Matrix { classes, cells }
+    let classes = merged.iter().map(|members| class(members.iter().map(|group| &groups[*group]).collect())).collect();
+    Matrix { world, groups, fares, classes, cells }
 }
 
-/// Verdicts between two groups; `None` where no traffic goes.
-fn essence(world: &World, from: &Group, to: &Group, spans: &[Span]) -> Option<Essence> {
+/// What becomes of all traffic between two groups; `None` where none goes.
+fn fares(world: &World, from: &Group, to: &Group) -> Option<Vec<Fare>> {
     if from.kind == Kind::Service || (from.kind, to.kind) == (Kind::Outside, Kind::Outside) {
         return None;
     }
     let pairs = from.pairs(to, &[world]).into_iter().filter(|pair| pair.from.family == pair.to.family);
-    let mut found: Vec<Essence> = pairs.filter_map(|pair| between(world, &pair, spans)).collect();
-    let plain = |essence: &Essence| -> Essence {
-        essence.iter().map(|(_, verdict, reasons, spans)| (None, *verdict, reasons.clone(), spans.clone())).collect()
-    };
+    let mut found: Vec<Vec<Fare>> = pairs.filter_map(|pair| between(world, &pair)).collect();
+    let plain = |fares: &Vec<Fare>| -> Vec<Fare> { fares.iter().map(|fare| Fare { nodes: None, ..fare.clone() }).collect() };
     let alike = found.windows(2).all(|two| plain(&two[0]) == plain(&two[1]));
     // Where it is the same on the own node and elsewhere, nodes do not matter.
-    let essence: Essence = if alike { found.first().map(plain)? } else { found.drain(..).flatten().collect() };
-    (!essence.is_empty()).then_some(essence)
+    let fares = if alike { found.first().map(plain)? } else { found.drain(..).flatten().collect() };
+    (!fares.is_empty()).then_some(fares)
 }
 
-fn between(world: &World, pair: &Pair<'_>, spans: &[Span]) -> Option<Essence> {
-    let (a, b) = (pair.from.addresses[0]?, pair.to.addresses[0]?);
-    let mut essence = Essence::new();
-    for span in spans {
-        let flow = flow(a, b, span);
+fn between(world: &World, pair: &Pair<'_>) -> Option<Vec<Fare>> {
+    let (from, to) = (pair.from.addresses[0]?, pair.to.addresses[0]?);
+    let mut fares: Vec<Fare> = Vec::new();
+    for (span, outcomes) in ranges(&[world], &[(from, to)]) {
         // Of a virtual address only what it serves; it answers pings itself or not at all.
-        if pair.to.kind == Kind::Service && (span.proto == proto::ICMP || !world.serves(&flow)) {
+        if pair.to.kind == Kind::Service && (span.proto == proto::ICMP || !world.serves(&span.flow(from, to))) {
             continue;
         }
-        let outcome = world.reach(&flow);
-        let mut reasons: Vec<&str> = outcome.ends.iter().filter_map(|end| end.reason).collect();
-        reasons.dedup();
-        let verdict = outcome.verdict();
-        match essence.iter_mut().find(|(_, v, r, _)| *v == verdict && *r == reasons) {
-            Some((.., spans)) => spans.push(*span),
-            None => essence.push((pair.nodes, verdict, reasons, vec![*span])),
+        for outcome in outcomes {
+            let (verdict, passes) = (outcome.verdict(), outcome.passes());
+            let reasons: BTreeSet<&str> = outcome.ends.iter().filter_map(|end| end.reason).collect();
+            let reasons: Vec<&str> = reasons.into_iter().collect();
+            match fares.iter_mut().find(|fare| (fare.verdict, fare.passes, &fare.reasons) == (verdict, passes, &reasons)) {
+                Some(fare) => push(&mut fare.spans, span),
+                None => fares.push(Fare { nodes: pair.nodes, verdict, passes, reasons, spans: vec![span] }),
+            }
         }
     }
-    Some(essence)
+    Some(fares)
+}
+
+fn access(fares: &[Fare]) -> Access {
+    match fares.iter().filter(|fare| fare.passes).count() {
+        0 if fares.iter().all(|fare| fare.verdict != "mixed") => Access::Closed,
+        n if n == fares.len() => Access::Open,
+        _ => Access::Partly,
+    }
 }
 
 /// Gathers groups of pods of one namespace that answer alike, as source and as destination, to everybody and among themselves.
-fn merge(groups: &[Group], essences: &[Option<usize>]) -> Vec<Vec<usize>> {
+fn merge(groups: &[Group], found: &[Option<u32>]) -> Vec<Vec<usize>> {
     let count = groups.len();
-    let at = |f: usize, t: usize| essences[f * count + t];
+    let at = |f: usize, t: usize| found[f * count + t];
     let namespace = |group: &Group| group.places[0].name.split('/').next().map(str::to_owned);
-    let fits = |a: Option<usize>, b: Option<usize>| a.is_none() || b.is_none() || a == b;
+    let fits = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
     let alike = |i: usize, j: usize| {
         let (a, b) = (&groups[i], &groups[j]);
         (a.kind, a.places[0].family) == (b.kind, b.places[0].family)
@@ -193,34 +210,22 @@ fn class(groups: Vec<&Group>) -> Class {
     Class { label: all.label(), kind, family, members: all.names().into_iter().map(str::to_owned).collect() }
 }
 
-fn cell(world: &World, (from, to): (usize, usize), groups: (&Group, &Group), essence: &Essence) -> Cell {
-    let mut found = Vec::new();
-    let pairs = groups.0.pairs(groups.1, &[world]);
-    for (nodes, verdict, _, spans) in essence {
-        let pair = pairs.iter().find(|pair| nodes.is_none() || pair.nodes == *nodes);
-        let ends = pair.and_then(|pair| Some((pair.from.addresses[0]?, pair.to.addresses[0]?)));
-        let Some((a, b)) = ends else { continue };
-        let flow = flow(a, b, &spans[0]);
-        let outcome = world.reach(&flow);
-        found.push(Traffic {
-            nodes: *nodes,
-            text: traffic(spans) + Nodes::words(*nodes),
-            ports: spans.iter().map(Ports::from).collect(),
-            verdict,
-            passes: outcome.passes(),
-            why: world.why(&flow, &outcome),
-        });
+impl Matrix<'_> {
+    /// What becomes of a cell's traffic, by how it ends, and why. Of Services only what they serve.
+    pub fn traffic(&self, cell: &Cell) -> Vec<Traffic> {
+        let (from, to) = (&self.groups[cell.groups.0 as usize], &self.groups[cell.groups.1 as usize]);
+        let pairs = from.pairs(to, &[self.world]);
+        let traffic = |fare: &Fare| {
+            let pair = pairs.iter().find(|pair| fare.nodes.is_none() || pair.nodes == fare.nodes)?;
+            let flow = fare.spans[0].flow(pair.from.addresses[0]?, pair.to.addresses[0]?);
+            let why = self.world.why(&flow, &self.world.reach(&flow));
+            let text = traffic(&fare.spans) + Nodes::words(fare.nodes);
+            let ports = fare.spans.iter().map(Ports::from).collect();
+            Some(Traffic { nodes: fare.nodes, text, ports, verdict: fare.verdict, passes: fare.passes, why })
+        };
+        self.fares[cell.fares as usize].iter().filter_map(traffic).collect()
     }
-    let passing = found.iter().filter(|traffic| traffic.passes).count();
-    let access = match passing {
-        0 if found.iter().all(|traffic| traffic.verdict != "mixed") => Access::Closed,
-        n if n == found.len() => Access::Open,
-        _ => Access::Partly,
-    };
-    Cell { from, to, access, traffic: found }
-}
 
-impl Matrix {
     /// The cell of two classes.
     pub fn cell(&self, from: usize, to: usize) -> Option<&Cell> {
         self.cells.iter().find(|cell| (cell.from, cell.to) == (from, to))
@@ -268,7 +273,7 @@ impl Matrix {
         let mut rows = Vec::new();
         for cell in &self.cells {
             let (from, to) = (&self.classes[cell.from], &self.classes[cell.to]);
-            for traffic in &cell.traffic {
+            for traffic in self.traffic(cell) {
                 let verdict = traffic.verdict.to_owned();
                 rows.push(vec![from.label.clone(), to.label.clone(), traffic.text.clone(), verdict, traffic.why.clone()]);
             }
@@ -283,7 +288,7 @@ impl Matrix {
         for cell in &self.cells {
             let (from, to) = (&self.classes[cell.from], &self.classes[cell.to]);
             let family = if from.family == Family::V4 { "ipv4" } else { "ipv6" };
-            for traffic in &cell.traffic {
+            for traffic in self.traffic(cell) {
                 for ports in &traffic.ports {
                     let ends = format!("{},{}", quoted(&from.members.join(" ")), quoted(&to.members.join(" ")));
                     let Ports { proto, first, last } = ports;
@@ -293,5 +298,31 @@ impl Matrix {
             }
         }
         out
+    }
+}
+
+/// One object, cell by cell: the reasons of all cells are never in memory at once.
+impl Serialize for Matrix<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct Told {
+            from: usize,
+            to: usize,
+            access: Access,
+            traffic: Vec<Traffic>,
+        }
+        struct Cells<'a>(&'a Matrix<'a>);
+        impl Serialize for Cells<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_seq(self.0.cells.iter().map(|cell| {
+                    let Cell { from, to, access, .. } = *cell;
+                    Told { from, to, access, traffic: self.0.traffic(cell) }
+                }))
+            }
+        }
+        let mut object = serializer.serialize_struct("Matrix", 2)?;
+        object.serialize_field("classes", &self.classes)?;
+        object.serialize_field("cells", &Cells(self))?;
+        object.end()
     }
 }

@@ -9,7 +9,7 @@ const DATA: &str = "/*DATA*/";
 ///
 /// # Errors
 /// Where the matrix cannot be written as JSON.
-pub fn page(matrix: &Matrix) -> serde_json::Result<String> {
+pub fn page(matrix: &Matrix<'_>) -> serde_json::Result<String> {
     // `<` would end the script; in JSON it may be written as an escape everywhere that it can occur.
     let data = serde_json::to_string(matrix)?.replace('<', "\\u003c");
     Ok(include_str!("page.html").replacen(DATA, &data, 1))

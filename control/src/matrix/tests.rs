@@ -9,7 +9,7 @@ use weir_dataplane::policy::{Query, explain};
 
 use super::*;
 use crate::sim::reach::Place;
-use crate::sim::reach::tests::{cluster, world};
+use crate::sim::reach::tests::{all_spans, cluster, world};
 use crate::sim::row::endpoint_of;
 
 #[test]
@@ -33,14 +33,14 @@ fn cells_between_pods_say_what_the_rules_read_one_by_one_say() {
         };
         for (from, src) in &pods {
             for (to, dst) in pods.iter().filter(|(to, _)| to != from) {
-                let cell = matrix.cell(class_of(from), class_of(to)).unwrap();
+                let traffic = matrix.traffic(matrix.cell(class_of(from), class_of(to)).unwrap());
                 for (name, protocol) in [("tcp", proto::TCP), ("udp", proto::UDP), ("other", proto::ICMP)] {
                     for port in [1, 80, 81, 8080, 8500, 9000, 9001, 9090] {
                         let port = if name == "other" { 0 } else { port };
                         let allowed =
                             side(*src, Direction::Egress, *dst, protocol, port) && side(*dst, Direction::Ingress, *src, protocol, port);
                         let here = |t: &&Traffic| t.ports.iter().any(|p| p.proto == name && p.first <= port && port <= p.last);
-                        let found: Vec<bool> = cell.traffic.iter().filter(here).map(|t| t.passes).collect();
+                        let found: Vec<bool> = traffic.iter().filter(here).map(|t| t.passes).collect();
                         assert_eq!(found, [allowed], "{from} -> {to} {name} {port}\n{text}");
                         compared += 1;
                         denied += usize::from(!allowed);
@@ -65,23 +65,25 @@ fn every_cell_says_what_the_tables_say_of_each_two_of_its_members() {
             let is = |class: &Class| class.family == place.family && class.members.contains(&place.name);
             matrix.classes.iter().position(is).unwrap()
         };
-        let spans: Vec<Span> = spans(&cuts(&[&world])).collect();
+        let spans = all_spans(&world);
         for from in &places {
             for to in places.iter().filter(|to| to.name != from.name) {
                 let Some(cell) = matrix.cell(class_of(from), class_of(to)) else { continue };
+                let traffic = matrix.traffic(cell);
                 let nodes = if from.homes[0] == to.homes[0] { Nodes::Same } else { Nodes::Other };
                 for span in &spans {
                     let ports = Ports::from(span);
                     let here = |t: &&Traffic| t.nodes.is_none_or(|wanted| wanted == nodes);
-                    let has = |t: &&Traffic| t.ports.iter().any(|p| p.proto == ports.proto && p.first == ports.first);
-                    let found: Vec<(&str, bool)> = cell.traffic.iter().filter(here).filter(has).map(|t| (t.verdict, t.passes)).collect();
+                    let has =
+                        |t: &&Traffic| t.ports.iter().any(|p| p.proto == ports.proto && p.first <= ports.first && ports.last <= p.last);
+                    let found: Vec<(&str, bool)> = traffic.iter().filter(here).filter(has).map(|t| (t.verdict, t.passes)).collect();
                     if found.is_empty() && to.kind == Kind::Service {
                         continue;
                     }
-                    let outcome = world.reach(&flow(from.addresses[0].unwrap(), to.addresses[0].unwrap(), span));
+                    let outcome = world.reach(&span.flow(from.addresses[0].unwrap(), to.addresses[0].unwrap()));
                     assert_eq!(found, [(outcome.verdict(), outcome.passes())], "{} -> {} {ports:?}\n{text}", from.name, to.name);
                     compared += 1;
-                    by_node += usize::from(cell.traffic.iter().any(|t| t.nodes.is_some()));
+                    by_node += usize::from(traffic.iter().any(|t| t.nodes.is_some()));
                 }
             }
         }

@@ -137,21 +137,41 @@ const fn key(protocol: u8, port: u16) -> u32 {
 impl Policies {
     /// Judges one side of a new flow. Cost: two array accesses and a binary search among the ranges of one row.
     pub fn judge(&self, subject: SubjectId, direction: Direction, peer: ClassId, protocol: u8, port: u16) -> Judgement {
+        match self.row(subject, direction, peer) {
+            None => Judgement::ALLOWED,
+            Some(row) => self.verdicts[row.start + self.range(&row, key(protocol, port))].judgement(),
+        }
+    }
+
+    /// The last port up to which [`judge`](Self::judge) says the same of a protocol, from `port` on.
+    pub fn judged_until(&self, subject: SubjectId, direction: Direction, peer: ClassId, protocol: u8, port: u16) -> u16 {
+        let key = key(protocol, port);
+        let next = self.row(subject, direction, peer).and_then(|row| self.starts[row.clone()].get(self.range(&row, key) + 1).copied());
+        match next {
+            Some(next) if next >> 16 == key >> 16 => (next - 1) as u16,
+            _ => u16::MAX,
+        }
+    }
+
+    /// The ranges of a subject and a class; `None` where no policy acts.
+    fn row(&self, subject: SubjectId, direction: Direction, peer: ClassId) -> Option<std::ops::Range<usize>> {
         let side = match direction {
             Direction::Ingress => 0,
             Direction::Egress => 1,
         };
         match self.maps[subject as usize * 2 + side] {
-            ClassMap::Open => Judgement::ALLOWED,
+            ClassMap::Open => None,
             ClassMap::Classes(base) => {
                 let row = self.grid[base as usize + peer as usize] as usize;
-                let (first, end) = (self.rows[row] as usize, self.rows[row + 1] as usize);
-                let key = key(protocol, port);
-                // Every row starts with key 0.
-                let range = first + self.starts[first..end].partition_point(|start| *start <= key) - 1;
-                self.verdicts[range].judgement()
+                Some(self.rows[row] as usize..self.rows[row + 1] as usize)
             }
         }
+    }
+
+    /// Which range of a row holds a key.
+    fn range(&self, row: &std::ops::Range<usize>, key: u32) -> usize {
+        // Every row starts with key 0.
+        self.starts[row.clone()].partition_point(|start| *start <= key) - 1
     }
 
     /// Where a rule stands.

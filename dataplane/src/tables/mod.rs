@@ -19,7 +19,7 @@ pub use ports::{PortEntry, Ports, Side};
 pub use ranges::Ranges;
 
 use crate::model::{Direction, EndpointIndex, Ip, MacAddr, NodeState};
-use crate::policy::{Classes, Judgement, Policies};
+use crate::policy::{ClassId, Classes, Judgement, Policies, SubjectId};
 use crate::route::Routes;
 use crate::runtime::Runtime;
 use crate::service::{COUNTERS, Origin, Services};
@@ -137,15 +137,29 @@ impl Tables {
 
     /// The same for two ends whose owners are known.
     pub fn judge_owners(&self, pod: &Owner, direction: Direction, other: &Owner, proto: u8, dport: u16, via_service: bool) -> Judgement {
-        let OwnerKind::LocalPod { endpoint, subject, .. } = pod.kind else { return Judgement::ALLOWED };
-        let class = match other.local_pod() {
-            // E1.34: a pod cannot block itself; through a Service only the cluster-wide tiers can (E1.50).
-            Some(own) if own == endpoint && !via_service => return Judgement::ALLOWED,
-            Some(own) if own == endpoint => other.own_class,
-            _ => other.class,
-        };
-        self.policies.judge(subject, direction, class, proto, dport)
+        match judged_as(pod, other, via_service) {
+            None => Judgement::ALLOWED,
+            Some((subject, class)) => self.policies.judge(subject, direction, class, proto, dport),
+        }
     }
+
+    /// The last port up to which [`judge_owners`](Self::judge_owners) says the same, from `dport` on.
+    pub fn judged_until(&self, pod: &Owner, direction: Direction, other: &Owner, proto: u8, dport: u16, via_service: bool) -> u16 {
+        let judged = judged_as(pod, other, via_service);
+        judged.map_or(u16::MAX, |(subject, class)| self.policies.judged_until(subject, direction, class, proto, dport))
+    }
+}
+
+/// What policies see of a pod of this node and the other end; `None` where they are not asked.
+fn judged_as(pod: &Owner, other: &Owner, via_service: bool) -> Option<(SubjectId, ClassId)> {
+    let OwnerKind::LocalPod { endpoint, subject, .. } = pod.kind else { return None };
+    let class = match other.local_pod() {
+        // E1.34: a pod cannot block itself; through a Service only the cluster-wide tiers can (E1.50).
+        Some(own) if own == endpoint && !via_service => return None,
+        Some(own) if own == endpoint => other.own_class,
+        _ => other.class,
+    };
+    Some((subject, class))
 }
 
 fn compile_policy(state: &NodeState, runtime: &Runtime) -> (Arc<Addresses>, Arc<Policies>) {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use weir_dataplane::model::{FrontendKind, Ip, Selection, Service};
@@ -29,7 +30,7 @@ impl<'a> Likeness<'a> {
         let state = &world.everywhere.state;
         let mut services: HashMap<IpAddr, Vec<u64>> = HashMap::new();
         let mut ranges = Vec::new();
-        for (index, service) in (0_u64..).zip(&state.services) {
+        for (index, service) in shapes(&state.services).into_iter().zip(&state.services) {
             let mark = |kind: u64, port: u16| kind << 48 | index << 16 | u64::from(port);
             // NodePorts are at every node's own address; which of them serve is the nodes' matter.
             for frontend in service.frontends.iter().filter(|f| f.kind != FrontendKind::NodePort) {
@@ -59,10 +60,26 @@ impl<'a> Likeness<'a> {
         marks.push(flags);
         marks.push(node.map_or(u64::MAX, |node| self.nodes[node]));
         let address = ip.to_std();
-        marks.extend(self.services.get(&address).into_iter().flatten());
+        let mut services = self.services.get(&address).cloned().unwrap_or_default();
+        services.sort_unstable();
+        services.dedup();
+        marks.extend(services);
         marks.extend(self.ranges.iter().filter(|(range, _)| range.contains(&address)).map(|(_, mark)| *mark));
         marks
     }
+}
+
+/// Numbers Services: those that answer alike, but at addresses of their own, share a number.
+fn shapes(services: &[Arc<Service>]) -> Vec<u64> {
+    let mut known: HashMap<String, u64> = HashMap::new();
+    let number = |service: &Arc<Service>| {
+        let mut shape = Service::clone(service);
+        (shape.namespace, shape.name, shape.port_name) = Default::default();
+        shape.frontends.clear();
+        let next = known.len() as u64;
+        *known.entry(serde_json::to_string(&shape).unwrap_or_default()).or_insert(next)
+    };
+    services.iter().map(number).collect()
 }
 
 /// Numbers nodes: alike ones share a number.
@@ -101,7 +118,7 @@ fn nodes(world: &World) -> Vec<u64> {
         let beyond = service.frontends.iter().any(|f| f.kind != FrontendKind::ClusterIp);
         masquerades || beyond || service.internal_local || service.external_local
     };
-    for (index, service) in (0_u64..).zip(&state.services).filter(|(_, service)| depends(service)) {
+    for (index, service) in shapes(&state.services).into_iter().zip(&state.services).filter(|(_, service)| depends(service)) {
         for backend in &service.backends {
             let home = world.homes.get(&Ip::from(backend.address)).map(|(node, _)| *node);
             let told = stands.get(&backend.address).into_iter().flatten().copied();

@@ -27,7 +27,7 @@ use weir_dataplane::verdict::DropReason;
 
 pub use held::Held;
 pub use places::{Group, Kind, Nodes, Pair, Place, groups, is_served_on, named};
-pub use ports::{Cuts, Span, cuts, spans, traffic};
+pub use ports::{Span, push, ranges, traffic};
 
 use super::row::PolicySide;
 use crate::compile::compile;
@@ -121,6 +121,13 @@ enum Sender {
     Uplink,
 }
 
+/// What a walk found.
+struct Walked {
+    outcome: Outcome,
+    /// The last port up to which every table that was asked says the same.
+    until: u16,
+}
+
 /// Longest way of a flow, in nodes.
 const HOPS_MAX: usize = 4;
 
@@ -136,6 +143,10 @@ pub struct World {
     homes: HashMap<Ip, (usize, bool)>,
     /// The endpoint that has each pod's address.
     pods: HashMap<Ip, EndpointIndex>,
+    /// Ports at which a Service may answer, by address and protocol, sorted.
+    frontends: HashMap<(Ip, u8), Vec<u16>>,
+    /// NodePorts by protocol, sorted.
+    node_ports: HashMap<u8, Vec<u16>>,
     /// Where flows from outside to outside come in.
     default: usize,
 }
@@ -176,7 +187,19 @@ impl World {
         }
         let default = state.this_node as usize;
         let nodes: Vec<OnceLock<Tables>> = state.nodes.iter().map(|_| OnceLock::new()).collect();
-        let world = Self { snapshot: snapshot.clone(), config: config.clone(), nodes, everywhere, homes, pods, default };
+        let mut frontends: HashMap<(Ip, u8), Vec<u16>> = HashMap::new();
+        for service in &state.services {
+            for frontend in &service.frontends {
+                frontends.entry((frontend.address.into(), service.protocol.number())).or_default().push(frontend.port);
+            }
+        }
+        let mut node_ports: HashMap<u8, Vec<u16>> = HashMap::new();
+        for port in snapshot.services.iter().flat_map(|service| &service.ports) {
+            node_ports.entry(port.protocol.number()).or_default().extend(port.node_port);
+        }
+        frontends.values_mut().chain(node_ports.values_mut()).for_each(|ports| ports.sort_unstable());
+        let (snapshot, config) = (snapshot.clone(), config.clone());
+        let world = Self { snapshot, config, nodes, everywhere, homes, pods, frontends, node_ports, default };
         world.nodes[default].get_or_init(|| world.tables_of(&state));
         Ok(world)
     }
@@ -208,15 +231,32 @@ impl World {
 
     /// What becomes of a flow.
     pub fn reach(&self, flow: &Flow) -> Outcome {
-        let mut outcome = Outcome::default();
+        self.reach_until(flow).0
+    }
+
+    /// What becomes of a flow, and the last port up to which it is the same, from the flow's on: nothing that was looked at on the
+    /// way says otherwise before.
+    pub fn reach_until(&self, flow: &Flow) -> (Outcome, u16) {
+        let mut walked = Walked { outcome: Outcome::default(), until: u16::MAX };
         let (at, sender) = self.start(flow);
-        self.walk(at, sender, flow, None, None, HOPS_MAX, &mut outcome);
-        outcome
+        self.walk(at, sender, flow, None, None, HOPS_MAX, &mut walked);
+        (walked.outcome, walked.until)
     }
 
     /// Tells whether some Service answers at a flow's address and port.
     pub fn serves(&self, flow: &Flow) -> bool {
         self.everywhere.services.service_at(flow.dst, flow.proto, flow.port).is_some()
+    }
+
+    /// The last port up to which the same Service, or none, answers at the flow's address, and it is the overlay's or not.
+    fn served_until(&self, flow: &Flow) -> u16 {
+        let before = |port: u16| if port == flow.port { port } else { port - 1 };
+        let next = |ports: &[u16]| ports.get(ports.partition_point(|port| *port < flow.port)).map(|port| before(*port));
+        let at_node = matches!(self.homes.get(&flow.dst), Some((_, true)));
+        let node_ports = self.node_ports.get(&flow.proto).filter(|_| at_node).and_then(|ports| next(ports));
+        let frontends = self.frontends.get(&(flow.dst, flow.proto)).and_then(|ports| next(ports));
+        let overlay = (flow.proto == proto::UDP).then(|| next(&[self.config.overlay.port])).flatten();
+        node_ports.into_iter().chain(frontends).chain(overlay).min().unwrap_or(u16::MAX)
     }
 
     fn start(&self, flow: &Flow) -> (usize, Sender) {
@@ -237,37 +277,40 @@ impl World {
         backend: Option<SocketAddr>,
         snat: Option<IpAddr>,
         hops: usize,
-        outcome: &mut Outcome,
+        walked: &mut Walked,
     ) {
         let tables = self.node(at);
         let end = |verdict, reason: Option<DropReason>| End { verdict, reason: reason.map(DropReason::name), backend, snat };
         let loops = if hops == 0 { Err(DropReason::OtherHost) } else { Ok(()) };
+        if backend.is_none() {
+            walked.until = walked.until.min(self.served_until(flow));
+        }
         if let Err(reason) = admit(tables, sender, flow).and(loops) {
-            outcome.ends.insert(end("drop", Some(reason)));
+            walked.outcome.ends.insert(end("drop", Some(reason)));
             return;
         }
         let tuple = Tuple { src: flow.src, dst: flow.dst, sport: 50_000, dport: flow.port, proto: flow.proto };
-        let mut name = |index: u32| {
+        let name = |outcome: &mut Outcome, index: u32| {
             let service = tables.state.services.get(index as usize).map(|s| format!("svc/{}/{}", s.namespace, s.name));
             outcome.service = outcome.service.take().or(service);
         };
         match tables.services.candidates(&tuple, tables.origin(flow.src), tables.owner(flow.dst).in_services) {
-            Candidates::NotService => self.onward(at, sender, flow, false, false, &end("forward", None), hops, outcome),
+            Candidates::NotService => self.onward(at, sender, flow, false, false, &end("forward", None), hops, walked),
             Candidates::Refuse(reason, service) => {
-                service.map(&mut name);
-                outcome.ends.insert(end("reject", Some(reason)));
+                service.into_iter().for_each(|index| name(&mut walked.outcome, index));
+                walked.outcome.ends.insert(end("reject", Some(reason)));
             }
             Candidates::Drop(reason, service) => {
-                service.map(&mut name);
-                outcome.ends.insert(end("drop", Some(reason)));
+                service.into_iter().for_each(|index| name(&mut walked.outcome, index));
+                walked.outcome.ends.insert(end("drop", Some(reason)));
             }
             Candidates::Backends { backends, masquerade, service } => {
-                name(service);
+                name(&mut walked.outcome, service);
                 for chosen in backends {
                     let seen = Flow { dst: chosen.address, port: chosen.port, ..*flow };
                     let masquerade = masquerade || hairpin(flow.src, chosen);
                     let backend = backend.or(Some(SocketAddr::new(chosen.address.to_std(), chosen.port)));
-                    self.onward(at, sender, &seen, true, masquerade, &End { backend, ..end("forward", None) }, hops, outcome);
+                    self.onward(at, sender, &seen, true, masquerade, &End { backend, ..end("forward", None) }, hops, walked);
                 }
             }
         }
@@ -284,14 +327,21 @@ impl World {
         masquerade: bool,
         so_far: &End,
         hops: usize,
-        outcome: &mut Outcome,
+        walked: &mut Walked,
     ) {
         let tables = self.node(at);
-        let mut ends = |verdict, reason: Option<DropReason>| {
-            outcome.ends.insert(End { verdict, reason: reason.map(DropReason::name), ..so_far.clone() });
-        };
         let (source, destination) = (tables.owner(seen.src), tables.owner(seen.dst));
         let ours = matches!(destination.kind, OwnerKind::LocalPod { .. } | OwnerKind::OwnNode);
+        // A backend's port is its own, whichever port of the frontend was asked for.
+        let own_port = so_far.backend.is_none();
+        if own_port {
+            let sides = [(source, Direction::Egress, destination), (destination, Direction::Ingress, source)];
+            let until = sides.map(|(pod, way, other)| tables.judged_until(pod, way, other, seen.proto, seen.port, via_service));
+            walked.until = walked.until.min(until[0]).min(until[1]);
+        }
+        let mut ends = |verdict, reason: Option<DropReason>| {
+            walked.outcome.ends.insert(End { verdict, reason: reason.map(DropReason::name), ..so_far.clone() });
+        };
         if !via_service && sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
             return ends("host", None);
         }
@@ -326,17 +376,20 @@ impl World {
         let overlay = tables.runtime.config.overlay.mode == OverlayMode::Vxlan;
         let (next, sender) = match destination.kind {
             OwnerKind::LocalPod { .. } | OwnerKind::Nobody(None) => {
-                outcome.ends.insert(End { snat, ..so_far.clone() });
+                walked.outcome.ends.insert(End { snat, ..so_far.clone() });
                 return;
             }
             OwnerKind::OwnNode => {
-                outcome.ends.insert(End { verdict: "host", snat, ..so_far.clone() });
+                walked.outcome.ends.insert(End { verdict: "host", snat, ..so_far.clone() });
                 return;
             }
             OwnerKind::RemotePod { node, .. } | OwnerKind::Nobody(Some(node)) if overlay => (node, Sender::Tunnel(at as u32)),
             OwnerKind::RemotePod { node, .. } | OwnerKind::Nobody(Some(node)) | OwnerKind::OtherNode(node) => (node, Sender::Uplink),
         };
-        if let Some(judged) = self.arrival(at, next as usize, &onward) {
+        if let Some((judged, until)) = self.arrival(at, next as usize, &onward) {
+            if own_port {
+                walked.until = walked.until.min(until);
+            }
             let silent = tables.runtime.config.policy.deny_action == DenyAction::Drop;
             let verdict = if judged.is_none() {
                 "forward"
@@ -345,15 +398,15 @@ impl World {
             } else {
                 "reject"
             };
-            outcome.ends.insert(End { verdict, reason: judged.map(DropReason::name), snat, ..so_far.clone() });
+            walked.outcome.ends.insert(End { verdict, reason: judged.map(DropReason::name), snat, ..so_far.clone() });
             return;
         }
-        self.walk(next as usize, sender, &onward, so_far.backend, snat, hops - 1, outcome);
+        self.walk(next as usize, sender, &onward, so_far.backend, snat, hops - 1, walked);
     }
 
     /// What the node of a pod says of a flow that another node sends it: policies alone decide, and they are the same in the tables
-    /// of all pods. `None` where there is more to look at.
-    fn arrival(&self, from: usize, to: usize, flow: &Flow) -> Option<Option<DropReason>> {
+    /// of all pods, and up to which port it says so. `None` where there is more to look at.
+    fn arrival(&self, from: usize, to: usize, flow: &Flow) -> Option<(Option<DropReason>, u16)> {
         let everywhere = &self.everywhere;
         let sent_there = self.homes.get(&flow.dst) == Some(&(to, false));
         let sent_by = self.homes.get(&flow.src).is_some_and(|(node, _)| *node == from);
@@ -362,7 +415,8 @@ impl World {
             return None;
         }
         let (source, destination) = (everywhere.owner(flow.src), everywhere.owner(flow.dst));
-        Some(everywhere.judge_owners(destination, Direction::Ingress, source, flow.proto, flow.port, false).reason)
+        let reason = everywhere.judge_owners(destination, Direction::Ingress, source, flow.proto, flow.port, false).reason;
+        Some((reason, everywhere.judged_until(destination, Direction::Ingress, source, flow.proto, flow.port, false)))
     }
 
     /// What policy says of both ends of a flow that takes `end`: egress of the source, ingress of the destination; `None` for what

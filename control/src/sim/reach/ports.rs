@@ -1,18 +1,13 @@
 //! Ports gathered into ranges that no table tells apart.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde::Serialize;
-use weir_dataplane::model::{PortSpec, proto};
+use weir_dataplane::model::{Ip, proto};
 
-use super::World;
+use super::{Flow, Outcome, World};
 use crate::sim::row::protocol;
 
 /// The protocols with ports, and the one that stands for all others.
 const PROTOCOLS: [u8; 4] = [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP];
-
-/// Where ranges of ports begin, by protocol.
-pub type Cuts = BTreeMap<u8, BTreeSet<u32>>;
 
 /// A range of ports of a protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -25,52 +20,51 @@ pub struct Span {
     pub last: u16,
 }
 
-/// Finds the ports at which some table of these worlds changes its mind.
-pub fn cuts(worlds: &[&World]) -> Cuts {
-    let mut cuts: Cuts = PROTOCOLS.iter().map(|p| (*p, BTreeSet::from([0]))).collect();
-    let mut range = |proto: Option<u8>, first: u16, last: u16| {
-        for (_, starts) in cuts.iter_mut().filter(|(p, _)| **p != proto::ICMP && proto.is_none_or(|wanted| wanted == **p)) {
-            starts.extend([u32::from(first), u32::from(last) + 1].into_iter().filter(|start| *start <= 65_535));
-        }
-    };
-    for tables in worlds.iter().flat_map(|world| [&world.everywhere, world.node(world.default)]) {
-        for rule in tables.state.policies.iter().flat_map(|p| p.ingress.iter().flatten().chain(p.egress.iter().flatten())) {
-            for item in rule.ports.iter().flatten() {
-                match item.port {
-                    PortSpec::Range(first, last) => range(item.protocol.map(|p| p.number()), first, last),
-                    PortSpec::Any | PortSpec::Named(_) => {}
-                }
-            }
-        }
-        for named in tables.state.identities.iter().flat_map(|identity| &identity.named_ports) {
-            range(Some(named.protocol.number()), named.port, named.port);
-        }
-        for service in &tables.state.services {
-            let ports = service.frontends.iter().map(|f| f.port).chain(service.backends.iter().map(|b| b.port));
-            ports.for_each(|port| range(Some(service.protocol.number()), port, port));
-        }
-        range(Some(proto::UDP), tables.runtime.config.overlay.port, tables.runtime.config.overlay.port);
+impl Span {
+    /// The flow of its first port between two addresses.
+    pub fn flow(&self, from: Ip, to: Ip) -> Flow {
+        let proto = if self.proto == proto::ICMP && !from.is_v4() { proto::ICMPV6 } else { self.proto };
+        Flow { src: from, dst: to, proto, port: self.first }
     }
-    cuts
 }
 
-/// The ranges between cuts.
-pub fn spans(cuts: &Cuts) -> impl Iterator<Item = Span> + '_ {
-    cuts.iter().flat_map(|(proto, starts)| {
-        let ends = starts.iter().skip(1).map(|next| next - 1).chain([65_535]);
-        starts.iter().zip(ends).map(|(first, last)| Span { proto: *proto, first: *first as u16, last: last as u16 })
-    })
+/// Every port between two ends in ranges in which all `worlds` say the same, and what each says. `ends` are those of each world.
+pub fn ranges(worlds: &[&World], ends: &[(Ip, Ip)]) -> Vec<(Span, Vec<Outcome>)> {
+    let mut found = Vec::new();
+    for proto in PROTOCOLS {
+        let mut first = 0;
+        loop {
+            let mut last = u16::MAX;
+            let span = Span { proto, first, last: first };
+            let asked = worlds.iter().zip(ends).map(|(world, (from, to))| {
+                let (outcome, until) = world.reach_until(&span.flow(*from, *to));
+                // What has no ports is one flow.
+                last = if proto == proto::ICMP { last } else { last.min(until) };
+                outcome
+            });
+            let outcomes = asked.collect();
+            found.push((Span { last, ..span }, outcomes));
+            match last.checked_add(1) {
+                Some(next) => first = next,
+                None => break,
+            }
+        }
+    }
+    found
+}
+
+/// Adds a range behind others, to the last one where it follows.
+pub fn push(spans: &mut Vec<Span>, span: Span) {
+    match spans.last_mut() {
+        Some(last) if last.proto == span.proto && u32::from(last.last) + 1 == u32::from(span.first) => last.last = span.last,
+        _ => spans.push(span),
+    }
 }
 
 /// Ranges as people write them: `tcp 80, 443-445; udp`; `all traffic` where nothing is missing.
 pub fn traffic(spans: &[Span]) -> String {
     let mut merged: Vec<Span> = Vec::new();
-    for span in spans {
-        match merged.last_mut() {
-            Some(last) if last.proto == span.proto && u32::from(last.last) + 1 == u32::from(span.first) => last.last = span.last,
-            _ => merged.push(*span),
-        }
-    }
+    spans.iter().for_each(|span| push(&mut merged, *span));
     let whole = |span: &Span| span.first == 0 && span.last == 65_535;
     if merged.iter().filter(|s| whole(s)).count() == PROTOCOLS.len() {
         return "all traffic".into();
