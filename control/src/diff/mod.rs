@@ -10,7 +10,7 @@ mod replayed;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use serde::Serialize;
@@ -106,13 +106,60 @@ pub fn compare(old: &World, new: &World) -> Diff {
     };
     let (removed, added) = (only(0), only(1));
     let groups = groups(&worlds);
+    let unchanged = Unchanged::new(&worlds, &groups);
     let mut changes = Vec::new();
     for from in groups.iter().filter(|group| group.kind != Kind::Service) {
-        for to in groups.iter().filter(|to| (from.kind, to.kind) != (Kind::Outside, Kind::Outside)) {
+        let mut touched = HashSet::new();
+        // Services after their backends.
+        let (services, others): (Vec<_>, Vec<_>) = groups.iter().enumerate().partition(|(_, to)| to.kind == Kind::Service);
+        for (t, to) in others.into_iter().filter(|(_, to)| (from.kind, to.kind) != (Kind::Outside, Kind::Outside)) {
+            let found = changed(&worlds, from, to);
+            touched.extend((!found.is_empty()).then_some(t));
+            changes.extend(found);
+        }
+        for (_, to) in services.into_iter().filter(|(t, _)| !unchanged.tells(*t, from, &touched)) {
             changes.extend(changed(&worlds, from, to));
         }
     }
     Diff { same: changes.is_empty() && removed.is_empty() && added.is_empty(), removed, added, changes }
+}
+
+/// Services that both snapshots have alike: what pods ask of them changes only with what they ask of the backends.
+struct Unchanged {
+    /// Of each group: the groups of the backends, and their addresses.
+    backends: Vec<Option<(Vec<usize>, Vec<Ip>)>>,
+}
+
+impl Unchanged {
+    fn new(worlds: &[&World; 2], groups: &[Group]) -> Self {
+        let mut group_of: HashMap<Ip, usize> = HashMap::new();
+        for (index, group) in groups.iter().enumerate().filter(|(_, group)| group.kind == Kind::Pod) {
+            let stays = group.places.iter().filter(|place| place.addresses[0] == place.addresses[1]);
+            group_of.extend(stays.filter_map(|place| Some((place.addresses[0]?, index))));
+        }
+        let backends = |group: &Group| {
+            let addresses = group.places[0].addresses.iter().filter(|_| group.kind == Kind::Service);
+            let found: Vec<_> = addresses.zip(worlds).map(|(ip, world)| ip.and_then(|ip| world.backends(ip))).collect();
+            let [Some((port, backends)), Some(others)] = found[..] else { return None };
+            if (port, backends) != others {
+                return None;
+            }
+            let mut behind: Vec<usize> = backends.iter().map(|b| group_of.get(&b.address).copied()).collect::<Option<_>>()?;
+            behind.sort_unstable();
+            behind.dedup();
+            Some((behind, backends.iter().map(|b| b.address).collect()))
+        };
+        Self { backends: groups.iter().map(backends).collect() }
+    }
+
+    /// Nothing changes between the pods of `from` and a Service, where `touched` are the groups to which something does.
+    fn tells(&self, service: usize, from: &Group, touched: &HashSet<usize>) -> bool {
+        let Some((behind, addresses)) = &self.backends[service] else { return false };
+        let asks = &from.places[0].addresses;
+        // What comes back to its sender is judged by other rules (E1.50).
+        let itself = addresses.iter().any(|address| asks.contains(&Some(*address)));
+        from.kind == Kind::Pod && asks[0] == asks[1] && !itself && behind.iter().all(|group| !touched.contains(group))
+    }
 }
 
 /// Spans by what becomes of them: before, then, and of what is open between.

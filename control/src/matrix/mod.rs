@@ -11,7 +11,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
-use weir_dataplane::model::{Family, proto};
+use weir_dataplane::model::Family;
 
 use crate::diff::Ports;
 use crate::sim::reach::{Group, Kind, Nodes, Pair, Span, World, groups, push, ranges, traffic};
@@ -102,12 +102,23 @@ pub fn matrix(world: &World) -> Matrix<'_> {
     let groups = groups(&[world]);
     let count = groups.len();
     let mut numbers: HashMap<Vec<Fare>, u32> = HashMap::new();
-    let mut found = vec![None; count * count];
-    for (f, from) in groups.iter().enumerate() {
+    // Services never open a connection: they have no row.
+    let mut found = vec![Vec::new(); count];
+    let shared = shared(world, &groups);
+    for (f, from) in groups.iter().enumerate().filter(|(_, from)| from.kind != Kind::Service) {
+        found[f] = vec![None; count];
+        let mut by_backends: HashMap<u32, Option<Vec<Fare>>> = HashMap::new();
         for (t, to) in groups.iter().enumerate() {
-            if let Some(fares) = fares(world, from, to) {
+            let fares = match shared[t].filter(|_| from.kind == Kind::Pod && from.places[0].family == to.places[0].family) {
+                None => fares(world, from, to),
+                Some((backends, span)) => {
+                    let fares = by_backends.entry(backends).or_insert_with(|| fares(world, from, to)).clone();
+                    fares.map(|fares| fares.into_iter().map(|fare| Fare { spans: vec![span], ..fare }).collect())
+                }
+            };
+            if let Some(fares) = fares {
                 let next = numbers.len() as u32;
-                found[f * count + t] = Some(*numbers.entry(fares).or_insert(next));
+                found[f][t] = Some(*numbers.entry(fares).or_insert(next));
             }
         }
     }
@@ -119,13 +130,27 @@ pub fn matrix(world: &World) -> Matrix<'_> {
         for (to, destinations) in merged.iter().enumerate() {
             // Of a class against itself any two members' groups will do.
             let pairs = sources.iter().flat_map(|a| destinations.iter().map(move |b| (*a, *b)));
-            let Some((a, b, number)) = pairs.into_iter().find_map(|(a, b)| Some((a, b, found[a * count + b]?))) else { continue };
+            let Some((a, b, number)) = pairs.into_iter().find_map(|(a, b)| Some((a, b, found[a].get(b).copied().flatten()?))) else {
+                continue;
+            };
             let access = access(&fares[number as usize]);
             cells.push(Cell { from, to, access, fares: number, groups: (a as u32, b as u32) });
         }
     }
     let classes = merged.iter().map(|members| class(members.iter().map(|group| &groups[*group]).collect())).collect();
     Matrix { world, groups, fares, classes, cells }
+}
+
+/// The port of each Service that has one, and the number of its backends: pods ask all that have the same ones alike.
+fn shared(world: &World, groups: &[Group]) -> Vec<Option<(u32, Span)>> {
+    let mut known = HashMap::new();
+    let number = |group: &Group| {
+        let address = group.places[0].addresses[0].filter(|_| group.kind == Kind::Service)?;
+        let (span, backends) = world.backends(address)?;
+        let next = known.len() as u32;
+        Some((*known.entry((span.proto, backends)).or_insert(next), span))
+    };
+    groups.iter().map(number).collect()
 }
 
 /// What becomes of all traffic between two groups; `None` where none goes.
@@ -145,11 +170,12 @@ fn fares(world: &World, from: &Group, to: &Group) -> Option<Vec<Fare>> {
 fn between(world: &World, pair: &Pair<'_>) -> Option<Vec<Fare>> {
     let (from, to) = (pair.from.addresses[0]?, pair.to.addresses[0]?);
     let mut fares: Vec<Fare> = Vec::new();
-    for (span, outcomes) in ranges(&[world], &[(from, to)]) {
+    let ranges = match pair.to.kind {
         // Of a virtual address only what it serves; it answers pings itself or not at all.
-        if pair.to.kind == Kind::Service && (span.proto == proto::ICMP || !world.serves(&span.flow(from, to))) {
-            continue;
-        }
+        Kind::Service => world.served(to).map(|span| (span, vec![world.reach(&span.flow(from, to))])).collect(),
+        _ => ranges(&[world], &[(from, to)]),
+    };
+    for (span, outcomes) in ranges {
         for outcome in outcomes {
             let (verdict, passes) = (outcome.verdict(), outcome.passes());
             let reasons: BTreeSet<&str> = outcome.ends.iter().filter_map(|end| end.reason).collect();
@@ -172,9 +198,9 @@ fn access(fares: &[Fare]) -> Access {
 }
 
 /// Gathers groups of pods of one namespace that answer alike, as source and as destination, to everybody and among themselves.
-fn merge(groups: &[Group], found: &[Option<u32>]) -> Vec<Vec<usize>> {
+fn merge(groups: &[Group], found: &[Vec<Option<u32>>]) -> Vec<Vec<usize>> {
     let count = groups.len();
-    let at = |f: usize, t: usize| found[f * count + t];
+    let at = |f: usize, t: usize| found[f].get(t).copied().flatten();
     let namespace = |group: &Group| group.places[0].name.split('/').next().map(str::to_owned);
     let fits = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
     let alike = |i: usize, j: usize| {
@@ -188,10 +214,17 @@ fn merge(groups: &[Group], found: &[Option<u32>]) -> Vec<Vec<usize>> {
             && (0..count).filter(|k| *k != i && *k != j).all(|k| at(i, k) == at(j, k) && at(k, i) == at(k, j))
     };
     let mut classes: Vec<Vec<usize>> = Vec::new();
+    let mut by_namespace: HashMap<Option<String>, Vec<usize>> = HashMap::new();
     for index in 0..count {
-        match classes.iter_mut().find(|class| class.iter().all(|other| alike(*other, index))) {
+        let near = by_namespace.entry(namespace(&groups[index]).filter(|_| groups[index].kind == Kind::Pod)).or_default();
+        let pods = groups[index].kind == Kind::Pod;
+        let place = near.iter().copied().find(|class| pods && classes[*class].iter().all(|other| alike(*other, index)));
+        match place.map(|class| &mut classes[class]) {
             Some(class) => class.push(index),
-            None => classes.push(vec![index]),
+            None => {
+                near.push(classes.len());
+                classes.push(vec![index]);
+            }
         }
     }
     classes

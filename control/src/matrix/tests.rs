@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use fastrand::Rng;
-use weir_dataplane::model::{Direction, Ip};
+use weir_dataplane::model::{Direction, Ip, proto};
 use weir_dataplane::policy::{Query, explain};
 
 use super::*;

@@ -57,7 +57,7 @@ pub struct Answer {
     pub family: Family,
     /// The packet as it was sent.
     pub packet: Sent,
-    /// The Service that was asked for.
+    /// The Service that was asked for, be it at another node's NodePort.
     pub service: Option<ServiceName>,
     /// Every backend that could be chosen, sorted.
     pub backends: Vec<String>,
@@ -185,25 +185,30 @@ fn follow(cluster: &mut Tracer<'_>, question: &Question) -> Result<Answer, Strin
     let packet = Sent { src: end(start.source, question.sport), dst: end(start.destination, dport), proto: protocol(question.proto) };
     let mut walk = Walk { steps: Vec::new(), depends_on: Vec::new(), encap: None, snat: None };
 
-    let (candidates, masquerade) = candidates(cluster.node(&start.node)?, &tuple);
     let mut craft = Craft::new(tuple);
     craft.src_mac = MacAddr::from_ip(start.source);
     craft.dst_mac = MacAddr::GATEWAY;
     let (mut node, mut port, mut frame) = (start.node.clone(), start.port, craft.frame());
-    let mut first: Option<Fate> = None;
+    let mut chosen: Option<Chosen> = None;
     let mut last;
     let mut hops = 0;
     loop {
         hops += 1;
         let (fate, sent) = pass(cluster.node(&node)?, port, &frame)?;
         let sim = cluster.node(&node)?;
-        walk.tell(sim, port, &fate, candidates.len());
+        if let Some(index) = fate.trail.service.filter(|_| chosen.is_none()) {
+            let (candidates, masquerade) = fate.headers.map(|h| candidates(sim, &h.tuple)).unwrap_or_default();
+            let service = Namer::new(sim.tables().clone()).service(index);
+            let backend = fate.trail.backend.map(|b| (b.address, b.port));
+            chosen = Some(Chosen { node: node.clone(), service, backend, candidates, masquerade });
+        }
+        let count = chosen.as_ref().filter(|chosen| chosen.node == node).map_or(0, |chosen| chosen.candidates.len());
+        walk.tell(sim, port, &fate, count);
         walk.encap = walk.encap.or_else(|| Namer::new(sim.tables().clone()).encap(&fate));
         if let Some(after) = fate.trail.after.filter(|after| after.src != tuple.src) {
             walk.snat = Some(after.src);
         }
         let next = next_node(sim, &fate);
-        first.get_or_insert(fate);
         last = fate;
         let (Some(next), Some(sent)) = (next, sent) else { break };
         if hops == HOPS_MAX {
@@ -212,21 +217,22 @@ fn follow(cluster: &mut Tracer<'_>, question: &Question) -> Result<Answer, Strin
         port = cluster.node(&next)?.runtime().uplink().unwrap_or(PortId(0));
         (node, frame) = (next, sent);
     }
-    let first = first.unwrap_or(last);
 
     // Policy sees the flow after the service choice and before source translation (E1.25); the destination's node sees the
-    // translated source of what came over the wire.
-    let seen = first.trail.backend.map_or(tuple, |b| Tuple { dst: b.address, dport: b.port, ..tuple });
-    let via_service = first.trail.service.is_some();
-    let egress = judge(cluster, &state, seen.src, Direction::Egress, seen.dst, &seen, via_service)?;
-    let arrives_as = match walk.snat.or_else(|| masquerade.then(|| own_address(cluster, &start.node, &seen)).flatten()) {
-        Some(address) if pod_node(&state, seen.dst).is_some_and(|on| on != start.node) => address,
+    // translated source of what came over the wire. What another node chooses the source's own does not see.
+    let backend = chosen.as_ref().and_then(|chosen| chosen.backend);
+    let seen = backend.map_or(tuple, |(dst, dport)| Tuple { dst, dport, ..tuple });
+    let via_service = chosen.is_some();
+    let chooses = chosen.as_ref().map_or(&start.node, |chosen| &chosen.node).clone();
+    let left_as = if chooses == start.node { seen } else { tuple };
+    let egress = judge(cluster, &state, tuple.src, Direction::Egress, left_as.dst, &left_as, via_service && chooses == start.node)?;
+    let hidden = chosen.as_ref().is_some_and(|chosen| chosen.masquerade);
+    let arrives_as = match walk.snat.or_else(|| hidden.then(|| own_address(cluster, &chooses, &seen)).flatten()) {
+        Some(address) if pod_node(&state, seen.dst).is_some_and(|on| on != chooses) => address,
         _ => seen.src,
     };
     let ingress = judge(cluster, &state, seen.dst, Direction::Ingress, arrives_as, &seen, via_service)?;
 
-    let source_node = cluster.node(&start.node)?;
-    let service = first.trail.service.and_then(|index| Namer::new(source_node.tables().clone()).service(index));
     let reason = last.reason();
     Ok(Answer {
         verdict: match last.verdict {
@@ -240,9 +246,9 @@ fn follow(cluster: &mut Tracer<'_>, question: &Question) -> Result<Answer, Strin
         reason_code: reason.map(|r| r.code()),
         family: seen.src.family(),
         packet,
-        service,
-        backends: candidates,
-        backend: first.trail.backend.map(|b| SocketAddr::new(b.address.to_std(), b.port).to_string()),
+        backend: backend.map(|(address, port)| SocketAddr::new(address.to_std(), port).to_string()),
+        service: chosen.as_ref().and_then(|chosen| chosen.service.clone()),
+        backends: chosen.map(|chosen| chosen.candidates).unwrap_or_default(),
         snat: walk.snat.map(|ip| ip.to_string()),
         encap: walk.encap,
         egress,
@@ -250,6 +256,17 @@ fn follow(cluster: &mut Tracer<'_>, question: &Question) -> Result<Answer, Strin
         steps: walk.steps,
         depends_on: walk.depends_on,
     })
+}
+
+/// The Service that the packet asked for, on the node that chose a backend.
+struct Chosen {
+    node: String,
+    service: Option<ServiceName>,
+    backend: Option<(Ip, u16)>,
+    /// Every backend that it could choose.
+    candidates: Vec<String>,
+    /// The client is hidden behind that node.
+    masquerade: bool,
 }
 
 /// What is gathered on the way.

@@ -5,6 +5,7 @@
 //! changed snapshot is traced with packets, and compared with the old one over all classes of traffic, so that it is plain what else
 //! would change. Where policies are not the cause, the Service or the drop reason is named.
 
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use serde::Serialize;
-use weir_dataplane::model::{Direction, Ip, NodeConfig, PolicyKind, proto};
+use weir_dataplane::model::{Direction, Ip, NodeConfig, PolicyKind, Tier, proto};
 use weir_dataplane::policy::PolicyName;
 
 use crate::diff::{Change, compare};
@@ -59,6 +60,9 @@ pub struct Addition {
     pub patch: String,
     /// The verdict of `weir trace` with them.
     pub traced: &'static str,
+    /// They shut a pod in that no NetworkPolicy isolated before, to override a rule of the Baseline tier. What was open to it stands
+    /// in their rules as it is in this snapshot; `changes` tell whether anything is missing.
+    pub isolates: bool,
     /// Everything that ends otherwise with them.
     pub changes: Vec<Change>,
 }
@@ -88,7 +92,7 @@ pub fn why(snapshot: &Snapshot, config: &NodeConfig, question: &Question) -> Res
     }
     let via_service = answer.outcome.service.is_some();
     let mut guilty = BTreeMap::new();
-    let mut documents = BTreeSet::new();
+    let (mut documents, mut isolates) = (BTreeSet::new(), false);
     for end in failing {
         for side in world.sides(&flow, end, via_service).into_iter().flatten() {
             // Also where the side allows: a policy taken away for the one side may be what allows the other.
@@ -96,17 +100,28 @@ pub fn why(snapshot: &Snapshot, config: &NodeConfig, question: &Question) -> Res
             let denying = side.explained.denied_by.as_ref();
             let denying = denying.map(|rule| PolicyName { kind: rule.kind, namespace: rule.namespace.clone(), name: rule.name.clone() });
             match denying {
-                // A rule that denies leaves a NetworkPolicy nothing to add.
-                Some(policy) => drop(guilty.insert(key(&policy), policy)),
+                Some(policy) => {
+                    // Over the Baseline tier a NetworkPolicy has the last word (E1.45); the Admin tier leaves it nothing to add.
+                    if tier(&world, &policy) == Some(Tier::Baseline) {
+                        isolates = true;
+                        documents.extend(document(&world, &flow, end, side.direction, true));
+                    }
+                    guilty.insert(key(&policy), policy);
+                }
                 None if side.explained.allowed => {}
-                None => documents.extend(document(&world, &flow, end, side.direction)),
+                None => documents.extend(document(&world, &flow, end, side.direction, false)),
             }
         }
     }
     let guilty: Vec<PolicyName> = guilty.into_values().collect();
     answer.remove = removal(snapshot, config, &world, &flow, &guilty)?;
-    answer.add = addition(snapshot, config, &world, question, &flow, &documents)?;
+    answer.add = addition(snapshot, config, &world, question, &flow, &documents)?.map(|found| Addition { isolates, ..found });
     Ok(answer)
+}
+
+fn tier(world: &World, policy: &PolicyName) -> Option<Tier> {
+    let mut all = world.state().policies.iter();
+    all.find(|p| (p.kind, &p.namespace, &p.name) == (policy.kind, &policy.namespace, &policy.name)).map(|p| p.tier)
 }
 
 fn key(policy: &PolicyName) -> (PolicyKind, Option<String>, String) {
@@ -169,7 +184,7 @@ fn addition(
     if !new.reach(flow).passes() || !matches!(traced, "forward" | "host") {
         return Ok(None);
     }
-    Ok(Some(Addition { patch, traced, changes: compare(world, &new).changes }))
+    Ok(Some(Addition { patch, traced, isolates: false, changes: compare(world, &new).changes }))
 }
 
 /// The snapshot with the policies of `patch`, as `kubectl apply` would leave it.
@@ -188,8 +203,8 @@ pub fn patched(snapshot: &Snapshot, patch: &str) -> Result<Snapshot, String> {
 /// Labels that are other ones after every rollout.
 const FLEETING: [&str; 3] = ["pod-template-hash", "controller-revision-hash", "pod-template-generation"];
 
-/// The NetworkPolicy that admits the flow on one side.
-fn document(world: &World, flow: &Flow, end: &End, direction: Direction) -> Option<String> {
+/// The NetworkPolicy that admits the flow on one side; where it is the first to isolate the pod, with all that is open now.
+fn document(world: &World, flow: &Flow, end: &End, direction: Direction, isolates: bool) -> Option<String> {
     let state = world.state();
     let (dst, port) = end.backend.map_or((flow.dst, flow.port), |b| (b.ip().into(), b.port()));
     let arrives_as = end.snat.map_or(flow.src, Ip::from);
@@ -206,6 +221,7 @@ fn document(world: &World, flow: &Flow, end: &End, direction: Direction) -> Opti
         let selector = if pairs.is_empty() { "{}".into() } else { format!("{{matchLabels: {{{}}}}}", pairs.join(", ")) };
         Some((&endpoint.namespace, &endpoint.name, selector))
     };
+    let kept = if isolates { kept::rules(world, subject, direction) } else { String::new() };
     let (namespace, name, subject) = pod(subject)?;
     let (peer, other_name) = match pod(other) {
         Some((theirs, name, selector)) if theirs == namespace => (format!("podSelector: {selector}"), name.clone()),
@@ -233,7 +249,7 @@ fn document(world: &World, flow: &Flow, end: &End, direction: Direction) -> Opti
     let name: String = name.chars().take(63).collect();
     Some(format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  namespace: \"{namespace}\"\n  name: \"{}\"\nspec:\n  podSelector: \
-         {subject}\n  policyTypes: [{kind}]\n  {word}:\n  - {list}:\n    - {peer}\n{ports}",
+         {subject}\n  policyTypes: [{kind}]\n  {word}:\n  - {list}:\n    - {peer}\n{ports}{kept}",
         name.trim_end_matches('-')
     ))
 }
@@ -291,9 +307,21 @@ impl Answer {
         if let Some(addition) = &self.add {
             out.push_str(&format!("\nIt would pass ({} by trace) with this; all that would change:\n", addition.traced));
             effects(&mut out, &addition.changes);
+            if addition.isolates {
+                let closed = addition.changes.iter().filter(|change| change.old.outcome.passes() && !change.new.outcome.passes()).count();
+                out.push_str(
+                    "\nNo NetworkPolicy isolated the pod before; from then on only what this one names is open to it, as pods are now.\n",
+                );
+                out.push_str(&match closed {
+                    0 => "Nothing that was open is shut.\n".to_owned(),
+                    count => format!("{count} of the changes shut what was open: a NetworkPolicy cannot say it more closely.\n"),
+                });
+            }
             out.push_str(&format!("\n{}", addition.patch));
         } else if self.remove.is_some() {
-            out.push_str("\nNo NetworkPolicy that is added lets it pass: a rule of a cluster-wide policy denies it.\n");
+            out.push_str(
+                "\nNo NetworkPolicy that is added lets it pass: a rule of the Admin tier denies it, which stands above NetworkPolicies.\n",
+            );
         }
         out
     }

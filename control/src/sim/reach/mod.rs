@@ -8,6 +8,7 @@
 mod held;
 mod likeness;
 mod places;
+mod plain;
 mod ports;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -21,14 +22,15 @@ use weir_dataplane::conntrack::Tuple;
 use weir_dataplane::model::{DenyAction, Direction, EndpointIndex, Ip, NodeConfig, NodeState, OverlayMode, proto};
 use weir_dataplane::policy::{Explained, Query, explain};
 use weir_dataplane::runtime::Runtime;
-use weir_dataplane::service::{Candidates, hairpin};
-use weir_dataplane::tables::{OwnerKind, Tables};
+use weir_dataplane::service::{Backend, Candidates, Origin, hairpin};
+use weir_dataplane::tables::{Owner, OwnerKind, Tables};
 use weir_dataplane::verdict::DropReason;
 
 pub use held::Held;
 pub use places::{Group, Kind, Nodes, Pair, Place, groups, is_served_on, named};
 pub use ports::{Span, push, ranges, traffic};
 
+use self::plain::Plain;
 use super::row::PolicySide;
 use crate::compile::compile;
 use crate::source::objects::{Meta, Node, Snapshot};
@@ -147,6 +149,8 @@ pub struct World {
     frontends: HashMap<(Ip, u8), Vec<u16>>,
     /// NodePorts by protocol, sorted.
     node_ports: HashMap<u8, Vec<u16>>,
+    /// What needs no node's own tables.
+    plain: Plain,
     /// Where flows from outside to outside come in.
     default: usize,
 }
@@ -199,7 +203,8 @@ impl World {
         }
         frontends.values_mut().chain(node_ports.values_mut()).for_each(|ports| ports.sort_unstable());
         let (snapshot, config) = (snapshot.clone(), config.clone());
-        let world = Self { snapshot, config, nodes, everywhere, homes, pods, frontends, node_ports, default };
+        let plain = Plain::new(&snapshot, &config, &state);
+        let world = Self { snapshot, config, nodes, everywhere, homes, pods, frontends, node_ports, plain, default };
         world.nodes[default].get_or_init(|| world.tables_of(&state));
         Ok(world)
     }
@@ -248,6 +253,25 @@ impl World {
         self.everywhere.services.service_at(flow.dst, flow.proto, flow.port).is_some()
     }
 
+    /// Protocols and ports at which Services answer at an address.
+    pub fn served(&self, address: Ip) -> impl Iterator<Item = Span> + '_ {
+        [proto::TCP, proto::UDP, proto::SCTP].into_iter().flat_map(move |proto| {
+            let ports = self.frontends.get(&(address, proto)).into_iter().flatten();
+            ports.map(move |port| Span { proto, first: *port, last: *port })
+        })
+    }
+
+    /// The one port of a Service at an address and its backends, where they are the same for every pod.
+    pub fn backends(&self, address: Ip) -> Option<(Span, &[Backend])> {
+        let mut served = self.served(address).filter(|_| self.plain.is_virtual(address));
+        let (Some(span), None) = (served.next(), served.next()) else { return None };
+        let tuple = Tuple { src: address, dst: address, sport: 50_000, dport: span.first, proto: span.proto };
+        match self.everywhere.services.candidates(&tuple, Origin::Pod, true) {
+            Candidates::Backends { backends, .. } => Some((span, backends)),
+            _ => None,
+        }
+    }
+
     /// The last port up to which the same Service, or none, answers at the flow's address, and it is the overlay's or not.
     fn served_until(&self, flow: &Flow) -> u16 {
         let before = |port: u16| if port == flow.port { port } else { port - 1 };
@@ -279,6 +303,12 @@ impl World {
         hops: usize,
         walked: &mut Walked,
     ) {
+        if sender == Sender::Pod
+            && let Some(departed) = self.depart(at, flow)
+        {
+            *walked = departed;
+            return;
+        }
         let tables = self.node(at);
         let end = |verdict, reason: Option<DropReason>| End { verdict, reason: reason.map(DropReason::name), backend, snat };
         let loops = if hops == 0 { Err(DropReason::OtherHost) } else { Ok(()) };
@@ -404,6 +434,56 @@ impl World {
         self.walk(next as usize, sender, &onward, so_far.backend, snat, hops - 1, walked);
     }
 
+    /// The whole way of a pod's flow to a pod, or to a Service whose backends are pods and the same for all clients: policies alone
+    /// decide, and the tables of all pods have them; no node's own are made for it. `None` where there is more to look at.
+    fn depart(&self, at: usize, flow: &Flow) -> Option<Walked> {
+        let everywhere = &self.everywhere;
+        let tuple = Tuple { src: flow.src, dst: flow.dst, sport: 50_000, dport: flow.port, proto: flow.proto };
+        let source = everywhere.owner(flow.src);
+        let mut walked = Walked { outcome: Outcome::default(), until: self.served_until(flow) };
+        let own_port = [Backend { address: flow.dst, port: flow.port }];
+        let (backends, service) = match self.plain.is_virtual(flow.dst) {
+            false => (&own_port[..], None),
+            true => match everywhere.services.candidates(&tuple, everywhere.origin(flow.src), everywhere.owner(flow.dst).in_services) {
+                Candidates::Backends { backends, service, .. } => (backends, Some(service)),
+                _ => return None,
+            },
+        };
+        let silent = self.config.policy.deny_action == DenyAction::Drop;
+        for chosen in backends {
+            let (to, false) = *self.homes.get(&chosen.address)? else { return None };
+            let destination = everywhere.owner(chosen.address);
+            if !destination.in_cluster || !self.plain.is_pod(at, to, chosen.address, destination) {
+                return None;
+            }
+            let via_service = service.is_some();
+            let sides = [(source, Direction::Egress, destination), (destination, Direction::Ingress, source)];
+            let judged = |(pod, way, other): (&Owner, _, &Owner)| {
+                everywhere.judge_owners(pod, way, other, flow.proto, chosen.port, via_service).reason
+            };
+            let reason = sides.into_iter().find_map(judged);
+            if !via_service {
+                let until = sides.map(|(pod, way, other)| everywhere.judged_until(pod, way, other, flow.proto, flow.port, false));
+                walked.until = walked.until.min(until[0]).min(until[1]);
+            }
+            let verdict = if reason.is_none() {
+                "forward"
+            } else if silent {
+                "drop"
+            } else {
+                "reject"
+            };
+            // What comes back to its sender does so from its node.
+            let own = || self.state().nodes.get(at).and_then(|node| node.primary(flow.src.is_v4()));
+            let snat = if via_service && hairpin(flow.src, chosen) && reason.is_none() { Some(own()?) } else { None };
+            let backend = via_service.then(|| SocketAddr::new(chosen.address.to_std(), chosen.port));
+            walked.outcome.ends.insert(End { verdict, reason: reason.map(DropReason::name), backend, snat });
+        }
+        let named = service.and_then(|index| everywhere.state.services.get(index as usize));
+        walked.outcome.service = named.map(|s| format!("svc/{}/{}", s.namespace, s.name));
+        Some(walked)
+    }
+
     /// What the node of a pod says of a flow that another node sends it: policies alone decide, and they are the same in the tables
     /// of all pods, and up to which port it says so. `None` where there is more to look at.
     fn arrival(&self, from: usize, to: usize, flow: &Flow) -> Option<(Option<DropReason>, u16)> {
@@ -428,7 +508,7 @@ impl World {
         let side = |pod: Ip, direction, peer: Ip| {
             let Some((node, false)) = self.homes.get(&pod) else { return None };
             // Only its own node is more to a pod than others.
-            let own = self.homes.get(&peer).is_some_and(|(other, _)| other == node);
+            let own = self.homes.get(&peer) == Some(&(*node, true));
             let tables = if own { self.node(*node) } else { self.nodes[*node].get().unwrap_or(&self.everywhere) };
             let query = Query { pod: *self.pods.get(&pod)?, direction, peer, protocol: flow.proto, port, via_service };
             let explained: Explained = explain(&tables.state, &tables.runtime, &query);

@@ -1,7 +1,7 @@
 //! Ports gathered into ranges that no table tells apart.
 
 use serde::Serialize;
-use weir_dataplane::model::{Ip, proto};
+use weir_dataplane::model::{Direction, Ip, Tier, proto};
 
 use super::{Flow, Outcome, World};
 use crate::sim::row::protocol;
@@ -51,6 +51,28 @@ pub fn ranges(worlds: &[&World], ends: &[(Ip, Ip)]) -> Vec<(Span, Vec<Outcome>)>
         }
     }
     found
+}
+
+impl World {
+    /// The ports that neither isolation nor the Baseline tier shuts on the side of the pod at `pod`, to or from `peer`.
+    pub fn admitted(&self, pod: Ip, direction: Direction, peer: Ip) -> Vec<Span> {
+        let tables = &self.everywhere;
+        let (pod, other) = (tables.owner(pod), tables.owner(peer));
+        let tier = |rule| tables.state.policies[tables.policies.site(rule).policy as usize].tier;
+        let mut admitted = Vec::new();
+        for proto in PROTOCOLS {
+            let mut next = Some(0);
+            while let Some(first) = next {
+                let last = tables.judged_until(pod, direction, other, proto, first, false);
+                let judged = tables.judge_owners(pod, direction, other, proto, first, false);
+                if judged.allowed || judged.rule.is_some_and(|rule| tier(rule) == Tier::Admin) {
+                    push(&mut admitted, Span { proto, first, last });
+                }
+                next = last.checked_add(1);
+            }
+        }
+        admitted
+    }
 }
 
 /// Adds a range behind others, to the last one where it follows.
