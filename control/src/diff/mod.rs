@@ -109,17 +109,19 @@ pub fn compare(old: &World, new: &World) -> Diff {
     let unchanged = Unchanged::new(&worlds, &groups);
     let mut changes = Vec::new();
     for from in groups.iter().filter(|group| group.kind != Kind::Service) {
-        let mut touched = HashSet::new();
+        let (mut touched, mut found) = (HashSet::new(), Vec::new());
         // Services after their backends.
         let (services, others): (Vec<_>, Vec<_>) = groups.iter().enumerate().partition(|(_, to)| to.kind == Kind::Service);
         for (t, to) in others.into_iter().filter(|(_, to)| (from.kind, to.kind) != (Kind::Outside, Kind::Outside)) {
-            let found = changed(&worlds, from, to);
-            touched.extend((!found.is_empty()).then_some(t));
-            changes.extend(found);
+            let changes = changed(&worlds, from, to);
+            touched.extend((!changes.is_empty()).then_some(t));
+            found.push((t, changes));
         }
-        for (_, to) in services.into_iter().filter(|(t, _)| !unchanged.tells(*t, from, &touched)) {
-            changes.extend(changed(&worlds, from, to));
+        for (t, to) in services.into_iter().filter(|(t, _)| !unchanged.tells(*t, from, &touched)) {
+            found.push((t, changed(&worlds, from, to)));
         }
+        found.sort_by_key(|(t, _)| *t);
+        changes.extend(found.into_iter().flat_map(|(_, changes)| changes));
     }
     Diff { same: changes.is_empty() && removed.is_empty() && added.is_empty(), removed, added, changes }
 }

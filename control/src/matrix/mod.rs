@@ -215,9 +215,9 @@ fn merge(groups: &[Group], found: &[Vec<Option<u32>>]) -> Vec<Vec<usize>> {
     };
     let mut classes: Vec<Vec<usize>> = Vec::new();
     let mut by_namespace: HashMap<Option<String>, Vec<usize>> = HashMap::new();
-    for index in 0..count {
-        let near = by_namespace.entry(namespace(&groups[index]).filter(|_| groups[index].kind == Kind::Pod)).or_default();
-        let pods = groups[index].kind == Kind::Pod;
+    for (index, group) in groups.iter().enumerate() {
+        let pods = group.kind == Kind::Pod;
+        let near = by_namespace.entry(namespace(group).filter(|_| pods)).or_default();
         let place = near.iter().copied().find(|class| pods && classes[*class].iter().all(|other| alike(*other, index)));
         match place.map(|class| &mut classes[class]) {
             Some(class) => class.push(index),

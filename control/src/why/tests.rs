@@ -30,12 +30,10 @@ fn every_denied_flow_of_random_clusters_has_a_patch_and_a_smallest_removal_that_
                     Some(add) => {
                         let with = patched(&snapshot, &add.patch).unwrap();
                         assert_eq!(trace(&with, &config, &question).unwrap().verdict, "forward", "{}", add.patch);
-                        // Pods with the same labels are let in too; nothing is shut.
+                        // Pods with the same labels are let in too; nothing is shut, unless the patch is the first to isolate the pod:
+                        // then the answer counts what is.
                         let shuts = |change: &Change| change.old.verdict != change.new.verdict && change.new.verdict == "drop";
                         assert!(add.isolates || !add.changes.iter().any(shuts), "{text}\n{}", add.patch);
-                        // What a patch over the Baseline tier cannot keep open is told.
-                        let lost = add.changes.iter().filter(|c| c.old.outcome.passes() && !c.new.outcome.passes()).count();
-                        assert!(lost == 0 || add.isolates, "{text}");
                     }
                     // What the Admin tier denies, no NetworkPolicy is offered for.
                     None => assert!(answer.why.contains("denied by c0"), "{}\n{text}", answer.why),
@@ -112,7 +110,7 @@ fn a_patch_over_a_baseline_rule_opens_the_one_flow_and_shuts_nothing() {
             assert!(answer.text().contains("Nothing that was open is shut."), "{}", answer.text());
         } else {
             expected.extend(
-                told.iter().copied().filter(|(.., traffic, old, new)| (*traffic, *old, *new) == ("tcp 0; udp 0; other", "forward", "drop")),
+                told.iter().copied().filter(|(.., traffic, old, new)| (*traffic, *old, *new) == ("other; tcp 0; udp 0", "forward", "drop")),
             );
             assert!(expected.len() > 1 && told.len() == expected.len(), "{told:?}\n{}", add.patch);
             assert!(answer.text().contains("of the changes shut what was open"), "{}", answer.text());

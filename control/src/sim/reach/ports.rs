@@ -7,7 +7,7 @@ use super::{Flow, Outcome, World};
 use crate::sim::row::protocol;
 
 /// The protocols with ports, and the one that stands for all others.
-const PROTOCOLS: [u8; 4] = [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP];
+const PROTOCOLS: [u8; 4] = [proto::ICMP, proto::TCP, proto::UDP, proto::SCTP];
 
 /// A range of ports of a protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
