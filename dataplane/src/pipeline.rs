@@ -13,9 +13,9 @@
 //!
 //! There are two lanes. The general one is this file: it takes one packet after the other and can do everything. The hot one (`hot`)
 //! does for clean packets of known flows what the general one would do, for about half the instructions. [`process`] lets it look at the
-//! whole batch in stages, so that the memory of one packet arrives while others are worked on, asks for what the first packets of
-//! flows among them will need (`first::foresee`), and then takes the packets in order: those that the hot lane cannot follow, it
-//! leaves untouched to the general one. Where somebody wants to hear of every packet, all take the general lane.
+//! whole batch in stages, so that the memory of one packet arrives while others are worked on, chooses the backends of new flows
+//! among them and asks for what these will need (`first::foresee`), and then takes the packets in order: those that the hot lane
+//! cannot follow, it leaves untouched to the general one. Where somebody wants to hear of every packet, all take the general lane.
 
 mod admit;
 mod exits;
@@ -40,7 +40,7 @@ use crate::tables::{Owner, OwnerKind, Tables};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{chunk, tcp};
 use exits::{emit, fits};
-use first::first_packet;
+use first::{Foreseen, first_packet};
 use refusal::{Limiter, Refusal};
 
 /// Most entries of the connection table that a batch looks at for expiry; as many as that while the table is nearly full.
@@ -87,6 +87,8 @@ pub struct Local {
     swept: u64,
     /// Room for the batch between the stages.
     arrivals: Vec<hot::Arrival>,
+    /// Likewise, of the same numbers: of an arrival that the index does not know.
+    foreseen: Vec<Foreseen>,
 }
 
 impl Local {
@@ -104,6 +106,7 @@ impl Local {
             limiters: Vec::new(),
             swept: 0,
             arrivals: vec![hot::Arrival::BLANK; BATCH_MAX],
+            foreseen: vec![Foreseen::BLANK; BATCH_MAX],
         }
     }
 }
@@ -128,6 +131,8 @@ struct Inbound {
     /// Its tuple as the connection table looks for it.
     hashed: Hashed,
     sender: Sender,
+    /// Its place among what was [foreseen](Foreseen), where it is of a flow that the index did not know.
+    foreseen: Option<u32>,
 }
 
 /// What is kept of a flow's direction under the tables of one generation.
@@ -185,6 +190,7 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
     let mut arrivals = std::mem::take(&mut cx.local.arrivals);
     if arrivals.len() < batch.len() {
         arrivals.resize(batch.len(), hot::Arrival::BLANK);
+        cx.local.foreseen.resize(batch.len(), Foreseen::BLANK);
     }
     let lane = hot::Lane::new(cx, isa);
     if hot::look(&lane, &mut cx.local.counters, batch, &mut arrivals[..batch.len()], observer) {
@@ -217,9 +223,9 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
 /// The general lane: takes a packet from arrival to verdict and tells who listens.
 #[inline(never)]
 fn general<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, arrival: &hot::Arrival, index: usize, observer: &mut O) -> Verdict {
-    let mut inbound = Inbound { headers: Headers::BLANK, hashed: Hashed::BLANK, sender: Sender::Uplink };
+    let mut inbound = Inbound { headers: Headers::BLANK, hashed: Hashed::BLANK, sender: Sender::Uplink, foreseen: None };
     let mut trail = Trail::default();
-    let admitted = admit::admit(cx, packet, arrival.hashed(), &mut inbound);
+    let admitted = admit::admit(cx, packet, arrival, index, &mut inbound);
     let verdict = match admitted {
         Ok(()) => {
             let outcome = forward::<O>(cx, packet, &inbound, &mut trail);

@@ -113,7 +113,7 @@ pub(crate) fn service(criterion: &mut Criterion) {
                 b.iter(|| {
                     for question in &questions {
                         let chosen = services.select(question, Origin::Pod, || true, &affinity, |_| 0, 0, &mut random);
-                        assert!(matches!(chosen, Selection::Backend { .. }));
+                        assert!(matches!(chosen, Selection::Backend(_)));
                     }
                 });
             });

@@ -9,7 +9,7 @@ use weir_dataplane::model::{Direction, Family, Ip, NodeConfig, NodeState, Overla
 use weir_dataplane::pipeline::is_stale_service_flow;
 use weir_dataplane::policy::{Explained, Query, explain};
 use weir_dataplane::runtime::Runtime;
-use weir_dataplane::service::{Affinity, Candidates, Selection, hairpin};
+use weir_dataplane::service::{Affinity, Candidates, Chosen, Selection, hairpin};
 use weir_dataplane::tables::Tables;
 
 use super::case::{Config, FlowVerdict, HealthAnswer, PolicyVerdict, Snat};
@@ -192,7 +192,7 @@ impl World {
         let in_services = tables.owner(tuple.dst).in_services;
         let selection = tables.services.select(&tuple, tables.origin(tuple.src), || in_services, affinity, |_| 0, now_secs, random);
         Ok(match selection {
-            Selection::Backend { backend, .. } => Some(SocketAddr::new(backend.address.to_std(), backend.port)),
+            Selection::Backend(Chosen { backend, .. }) => Some(SocketAddr::new(backend.address.to_std(), backend.port)),
             _ => None,
         })
     }

@@ -3,13 +3,13 @@
 //! Parses, takes overlay packets out of their wrapping, answers neighbours, guards sources. What passes is an IP packet whose
 //! source is proven as far as its port can prove it.
 
+use super::hot::Arrival;
 use super::{Cx, Inbound, Sender, is_to_overlay};
 use crate::answer;
-use crate::conntrack::Hashed;
 use crate::io::Packet;
 use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, OverlayMode, proto};
 use crate::overlay::vxlan;
-use crate::parse::{HeaderFlags, Headers, Kind, finish_checksum, finish_checksum_of_chain, parse_first};
+use crate::parse::{HeaderFlags, Headers, Kind, Parsed, finish_checksum, finish_checksum_of_chain, parse, parse_first};
 use crate::route::vni;
 use crate::tables::{OwnerKind, PortEntry, Side};
 use crate::verdict::{DropReason, Verdict};
@@ -24,15 +24,19 @@ impl From<DropReason> for Verdict {
     }
 }
 
-/// Looks at a frame as it came in. `hashed` is its tuple, if that has been read and it is no overlay packet. `inbound` is written in place, and arbitrary where the frame ended.
+/// Looks at a frame as it came in, as `arrival` has it already, the `index`th of the batch. `inbound` is written in place, and
+/// arbitrary where the frame ended.
 #[inline(always)]
-pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, hashed: Option<Hashed>, inbound: &mut Inbound) -> Result<(), Verdict> {
+pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, arrival: &Arrival, index: usize, inbound: &mut Inbound) -> Result<(), Verdict> {
     let port = cx.tables.ports.get(packet.in_port).ok_or(DropReason::PortUnavailable)?;
     if packet.frame.is_chain() && packet.frame.len() < FIRST_BUFFER_MIN {
         Err(DropReason::InvalidPacket)?;
     }
     let headers = &mut inbound.headers;
-    if parse_first(cx.arena.bytes(&packet.frame), packet.frame.total_len(), headers)? == Kind::Arp {
+    let bytes = cx.arena.bytes(&packet.frame);
+    if arrival.headers(bytes, headers).is_some() {
+        debug_assert_eq!(parse(bytes), Ok(Parsed::Ip(*headers)));
+    } else if parse_first(bytes, packet.frame.total_len(), headers)? == Kind::Arp {
         return Err(answer_arp(cx, packet, port));
     }
     inbound.sender = match &port.side {
@@ -68,9 +72,15 @@ pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, hashed: Option<Hashed>
             true => finish_checksum_of_chain(cx.arena, &mut packet.frame, headers),
         };
     }
-    // What the hot lane has not opened it has read as it came.
-    let as_read = if matches!(inbound.sender, Sender::Tunnel(_)) { None } else { hashed };
-    inbound.hashed = as_read.unwrap_or_else(|| cx.conns.hashed(&headers.tuple));
+    // What was opened here and not in the hot lane, that has read as it came.
+    match arrival.hashed(matches!(inbound.sender, Sender::Tunnel(_))) {
+        Some(hashed) => {
+            debug_assert_eq!(hashed.hash, cx.conns.hash(&headers.tuple));
+            inbound.hashed = hashed;
+            inbound.foreseen = arrival.is_unknown().then_some(index as u32);
+        }
+        None => inbound.hashed = cx.conns.hashed(&headers.tuple),
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::exits::{emit, fits};
 use super::hot::Arrival;
 use super::refusal::Refusal;
 use super::{
-    Cx, Inbound, Sender, Way, current_exit, edit_and_emit, follow, is_to_overlay, odd, opening_kind, prove, proven, resolve,
+    Cx, Inbound, Local, Sender, Way, current_exit, edit_and_emit, follow, is_to_overlay, odd, opening_kind, prove, proven, resolve,
     segment_numbers,
 };
 use crate::conntrack::{FlowInit, FlowState, Hashed, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
@@ -14,22 +14,40 @@ use crate::model::{Direction, Ip, OnInvalid, proto};
 use crate::nat::{Rewrite, select_source};
 use crate::parse::Headers;
 use crate::policy::Judgement;
-use crate::service::Selection;
+use crate::service::{Chosen, Selection};
 use crate::tables::{Owner, OwnerKind};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{icmp, icmpv6};
 
-/// Asks for the memory that the first packets of a batch will need, all at once: what is known of their ends, and where the index
-/// will have their replies. It chooses their backends as the packets themselves will, with the same randomness as long as nothing
-/// else takes of it; where it errs, only time is lost.
+/// What is known of the first packet of a flow before its turn comes.
+#[derive(Clone, Copy)]
+pub(super) struct Foreseen {
+    /// The backend, where nothing that may happen before its turn could change the choice.
+    chosen: Option<Chosen>,
+    /// The reply's tuple, if nothing else is translated.
+    reply: Hashed,
+}
+
+impl Foreseen {
+    pub(super) const BLANK: Self = Self { chosen: None, reply: Hashed::BLANK };
+}
+
+/// Chooses the backends of the first packets of a batch and asks for the memory that they will need, all at once: what is known of
+/// their ends, and where the index will have their replies. What a packet that then is refused has foreseen is lost with it.
 #[inline]
-pub(super) fn foresee(cx: &Cx<'_>, arrivals: &[Arrival]) {
-    let (tables, mut random) = (cx.tables, cx.local.random.clone());
-    for tuple in arrivals.iter().filter_map(Arrival::unknown) {
-        let backend = tables.services.foresee(&tuple, tables.origin(tuple.src), &mut random);
-        let seen = backend.map_or(tuple, |backend| Tuple { dst: backend.address, dport: backend.port, ..tuple });
-        cx.conns.prepare(&seen.inverse());
+pub(super) fn foresee(cx: &mut Cx<'_>, arrivals: &[Arrival]) {
+    let (tables, Local { random, foreseen, .. }) = (cx.tables, &mut *cx.local);
+    for (arrival, place) in arrivals.iter().zip(foreseen).filter(|(arrival, _)| arrival.is_unknown()) {
+        let tuple = arrival.tuple();
+        place.chosen = tables.services.foresee(&tuple, tables.origin(tuple.src), random);
+        place.reply = cx.conns.prepare(&seen_by(&tuple, place.chosen.as_ref()).inverse());
     }
+}
+
+/// The tuple with the backend as its destination.
+#[inline(always)]
+fn seen_by(tuple: &Tuple, chosen: Option<&Chosen>) -> Tuple {
+    chosen.map_or(*tuple, |Chosen { backend, .. }| Tuple { dst: backend.address, dport: backend.port, ..*tuple })
 }
 
 /// The first packet of a flow: decides everything about it, once.
@@ -50,12 +68,21 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
 
     // Service: which backend (E2.8 to E2.35). It changes the destination alone.
     let source = tables.owner(tuple.src);
-    let Choice { seen, masquerade, via_service, counter } = choose_backend(cx, &tuple, source, trail)?;
-    if via_service && state.is_none() {
-        return Err(Refusal::Silent(DropReason::InvalidConntrack));
+    let foreseen = inbound.foreseen.and_then(|at| cx.local.foreseen.get(at as usize));
+    let early = foreseen.and_then(|foreseen| foreseen.chosen);
+    let chosen = if early.is_some() { early } else { choose_backend(cx, &tuple, source, trail)? };
+    let via_service = chosen.is_some();
+    if let Some(Chosen { service, backend, .. }) = chosen {
+        (trail.service, trail.backend) = (Some(service), Some(backend));
+        if state.is_none() {
+            return Err(Refusal::Silent(DropReason::InvalidConntrack));
+        }
     }
-    // Nearly always the reply's tuple; `foresee` has asked for most.
-    let mut reply = cx.conns.prepare(&seen.inverse());
+    let seen = seen_by(&tuple, chosen.as_ref());
+    let mut reply = match inbound.foreseen.and_then(|at| cx.local.foreseen.get(at as usize)) {
+        Some(foreseen) if early.is_some() == via_service => foreseen.reply,
+        _ => cx.conns.prepare(&seen.inverse()),
+    };
     let destination = tables.owner(seen.dst);
     if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
         // Nothing of ours: the node's own stack decides.
@@ -108,7 +135,7 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
 
     let is_node_itself = source.kind == OwnerKind::OwnNode && destination.in_cluster;
     let mut to = seen;
-    if leaves || masquerade && !is_node_itself {
+    if leaves || chosen.is_some_and(|chosen| chosen.masquerade) && !is_node_itself {
         to = translate_source(cx, &seen)?;
         reply = cx.conns.prepare(&to.inverse());
     }
@@ -121,7 +148,7 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
         _ => NO_OWNER,
     };
     let ways = [proven(tables, exit, inbound.sender, packet.in_port), back.map_or(Way::UNKNOWN, |exit| Way::new(exit, None))];
-    let flow = NewFlow { ways, owner, counter, state };
+    let flow = NewFlow { ways, owner, counter: chosen.map_or(NOT_COUNTED, |chosen| chosen.counter), state };
     match insert(cx, inbound, &flow, to, reply)? {
         Entered::Ours(hit, rewrite) => {
             trail.after =
@@ -155,20 +182,9 @@ fn join(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, hit: Hit, trail
     Ok(verdict)
 }
 
-/// What the services say of a new flow.
-struct Choice {
-    /// The tuple with the backend as its destination.
-    seen: Tuple,
-    /// Its source is to become the node.
-    masquerade: bool,
-    /// A service was asked for.
-    via_service: bool,
-    /// Where the backend's connections are counted.
-    counter: u32,
-}
-
-/// Asks the services about a new flow.
-fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, source: &Owner, trail: &mut Trail) -> Result<Choice, Refusal> {
+/// Asks the services about a new flow; `None` where it is no service that it wants.
+#[inline(never)]
+fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, source: &Owner, trail: &mut Trail) -> Result<Option<Chosen>, Refusal> {
     let tables = cx.tables;
     let in_services = || tables.owner(tuple.dst).in_services;
     let origin = tables.origin_of(source);
@@ -176,7 +192,7 @@ fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, source: &Owner, trail: &mut Tr
     let conns = cx.conns;
     let connections = |counter| conns.counted(counter).unwrap_or(0);
     match tables.services.select(tuple, origin, in_services, cx.affinity, connections, now_secs, &mut cx.local.random) {
-        Selection::NotService => Ok(Choice { seen: *tuple, masquerade: false, via_service: false, counter: NOT_COUNTED }),
+        Selection::NotService => Ok(None),
         Selection::Refuse(reason, service) => {
             trail.service = service;
             Err(Refusal::unreachable(reason, tuple))
@@ -185,12 +201,7 @@ fn choose_backend(cx: &mut Cx<'_>, tuple: &Tuple, source: &Owner, trail: &mut Tr
             trail.service = service;
             Err(Refusal::Silent(reason))
         }
-        Selection::Backend { backend, masquerade, service, counter } => {
-            trail.service = Some(service);
-            trail.backend = Some(backend);
-            let seen = Tuple { dst: backend.address, dport: backend.port, ..*tuple };
-            Ok(Choice { seen, masquerade, via_service: true, counter })
-        }
+        Selection::Backend(chosen) => Ok(Some(chosen)),
     }
 }
 

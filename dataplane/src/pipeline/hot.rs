@@ -22,6 +22,7 @@ use crate::io::Packet;
 use crate::model::proto;
 use crate::nat::edit_transport;
 use crate::overlay::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
+use crate::parse::{HeaderFlags, Headers};
 use crate::route::Departure;
 use crate::tables::{Gate, LinkFamily, TunnelEnd};
 use crate::wire::{checksum, chunk, ethernet, ipv4, ipv6, tcp, udp};
@@ -72,14 +73,52 @@ impl Arrival {
 }
 
 impl Arrival {
-    /// The tuple of a clean frame of which the index knows nothing.
+    /// Tells whether this is a clean frame of which the index knew nothing.
     #[inline(always)]
-    pub(super) fn unknown(&self) -> Option<Tuple> {
-        (self.family.is_some() && !self.probe.is_some()).then(|| self.key.tuple())
+    pub(super) fn is_unknown(&self) -> bool {
+        self.family.is_some() && !self.probe.is_some()
     }
-    /// The tuple of a clean frame, for the general lane.
-    pub(super) fn hashed(&self) -> Option<Hashed> {
-        self.family.map(|_| ConnTable::hashed_key(&self.key, self.hash))
+    /// The tuple of a clean frame, inside the overlay's headers where it has some.
+    #[inline(always)]
+    pub(super) fn tuple(&self) -> Tuple {
+        self.key.tuple()
+    }
+    /// The same for the general lane, which knows whether it was `opened`: taken out of an overlay packet.
+    #[inline(always)]
+    pub(super) fn hashed(&self, opened: bool) -> Option<Hashed> {
+        (self.family.is_some() && opened == (self.outer != 0)).then(|| ConnTable::hashed_key(&self.key, self.hash))
+    }
+    /// Writes what [`parse`](crate::parse::parse) would find in a clean `frame` that is no overlay packet. `None` where there is more
+    /// to say of its addresses than that they are somebody's.
+    #[inline(always)]
+    pub(super) fn headers(&self, frame: &[u8], headers: &mut Headers) -> Option<()> {
+        let tuple = self.tuple();
+        let (flags, l4, ttl) = match self.family.filter(|_| self.outer == 0)? {
+            LinkFamily::V4 => {
+                // Neither 0/8, nor 127/8, nor multicast and what is above it.
+                let plain = |address: u32| matches!(address >> 24, 1..=126 | 128..=223);
+                let ip: &[u8; ipv4::LEN] = chunk(frame, ethernet::LEN)?;
+                if !(plain(tuple.src.low32()) & plain(tuple.dst.low32())) {
+                    return None;
+                }
+                let df = if ip[6] & (ipv4::DONT_FRAGMENT >> 8) as u8 != 0 { HeaderFlags::DF } else { HeaderFlags::NONE };
+                (df, ethernet::LEN + ipv4::LEN, ip[ipv4::TTL])
+            }
+            LinkFamily::V6 => {
+                // Neither ::, nor ::1, nor a mapped one, nor multicast.
+                let plain = |address: u128| matches!((address >> 112) as u16, 1..0xff00);
+                let ip: &[u8; ipv6::LEN] = chunk(frame, ethernet::LEN)?;
+                if !(plain(tuple.src.0) & plain(tuple.dst.0)) {
+                    return None;
+                }
+                (HeaderFlags::V6.with(HeaderFlags::DF), ethernet::LEN + ipv6::LEN, ip[ipv6::HOP_LIMIT])
+            }
+        };
+        let (dst_mac, src_mac) = ethernet::macs(frame)?;
+        let (l3, l4, l3_total) = (ethernet::LEN as u16, l4 as u16, u32::from(self.total));
+        let (tos, tcp_flags) = (self.tos, self.tcp_flags);
+        *headers = Headers { tuple, src_mac, dst_mac, l3, l4, l3_total, flags, ttl, tos, tcp_flags, ..Headers::BLANK };
+        Some(())
     }
 }
 

@@ -62,16 +62,20 @@ pub enum Selection {
     /// Discard in silence.
     Drop(DropReason, Option<ServiceIndex>),
     /// Send it there.
-    Backend {
-        /// The chosen one.
-        backend: Backend,
-        /// Its source becomes the node (E2.27).
-        masquerade: bool,
-        /// The service that was asked for.
-        service: ServiceIndex,
-        /// Where the backend's connections are counted, or [`NOT_COUNTED`].
-        counter: u32,
-    },
+    Backend(Chosen),
+}
+
+/// The backend of a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The chosen one.
+    pub backend: Backend,
+    /// Its source becomes the node (E2.27).
+    pub masquerade: bool,
+    /// The service that was asked for.
+    pub service: ServiceIndex,
+    /// Where the backend's connections are counted, or [`NOT_COUNTED`].
+    pub counter: u32,
 }
 
 /// What could be answered for a new flow.
@@ -216,12 +220,12 @@ impl Services {
         }
     }
 
-    /// The backend that [`select`](Self::select) would choose with the same randomness, where that depends on nothing else: not on
-    /// who was here before, nor on who else comes.
-    pub fn foresee(&self, tuple: &Tuple, origin: Origin, random: &mut fastrand::Rng) -> Option<Backend> {
-        let Found { entry, set, .. } = self.candidate_set(tuple, origin, || false).ok()?;
-        let depends = entry.service.affinity_timeout_secs.is_some() || self.scheduler == Scheduler::LeastConnections;
-        (!depends).then(|| set.backends[self.choose(set, tuple, |_| 0, random)])
+    /// What [`select`](Self::select) would choose with the same randomness, where that depends on nothing else: not on who was here
+    /// before, nor on who else comes.
+    pub fn foresee(&self, tuple: &Tuple, origin: Origin, random: &mut fastrand::Rng) -> Option<Chosen> {
+        let found = self.candidate_set(tuple, origin, || false).ok()?;
+        let depends = found.entry.service.affinity_timeout_secs.is_some() || self.scheduler == Scheduler::LeastConnections;
+        (!depends).then(|| found.chosen(self.choose(found.set, tuple, |_| 0, random), tuple))
     }
 
     /// Chooses the backend of a new flow. `in_services` tells whether it asks for an address in the range of ClusterIPs,
@@ -237,12 +241,13 @@ impl Services {
         now_secs: u32,
         random: &mut fastrand::Rng,
     ) -> Selection {
-        let Found { entry, set, masquerade, index } = match self.candidate_set(tuple, origin, in_services) {
+        let found = match self.candidate_set(tuple, origin, in_services) {
             Ok(found) => found,
             Err(Candidates::Refuse(reason, service)) => return Selection::Refuse(reason, service),
             Err(Candidates::Drop(reason, service)) => return Selection::Drop(reason, service),
             Err(_) => return Selection::NotService,
         };
+        let Found { entry, set, .. } = found;
         let chosen = match entry.service.affinity_timeout_secs {
             None => self.choose(set, tuple, connections, random),
             Some(timeout_secs) => {
@@ -254,9 +259,7 @@ impl Services {
                 chosen
             }
         };
-        let backend = set.backends[chosen];
-        let counter = set.counters.get(chosen).copied().unwrap_or(NOT_COUNTED);
-        Selection::Backend { backend, masquerade: masquerade || hairpin(tuple.src, &backend), service: index, counter }
+        Selection::Backend(found.chosen(chosen, tuple))
     }
 
     /// Tells whether an address is a ClusterIP.
@@ -323,6 +326,16 @@ struct Found<'a> {
     set: &'a Set,
     masquerade: bool,
     index: ServiceIndex,
+}
+
+impl Found<'_> {
+    /// The backend at a place of the set, for a flow with this tuple.
+    #[inline]
+    fn chosen(&self, at: usize, tuple: &Tuple) -> Chosen {
+        let backend = self.set.backends[at];
+        let counter = self.set.counters.get(at).copied().unwrap_or(NOT_COUNTED);
+        Chosen { backend, masquerade: self.masquerade || hairpin(tuple.src, &backend), service: self.index, counter }
+    }
 }
 
 /// What names a Service.

@@ -116,7 +116,7 @@ fn source_ranges_guard_load_balancer_addresses_alone() {
 
 fn choose(services: &Services, tuple: &Tuple, affinity: &Affinity, now: u32, random: &mut fastrand::Rng) -> Backend {
     match services.select(tuple, POD, || false, affinity, |_| 0, now, random) {
-        Selection::Backend { backend, .. } => backend,
+        Selection::Backend(chosen) => chosen.backend,
         other => panic!("{other:?}"),
     }
 }
@@ -143,7 +143,7 @@ fn what_is_foreseen_comes_true_where_the_choice_depends_on_nothing_else() {
         for sport in 0..100 {
             let tuple = Tuple { sport, ..tuple(CLUSTER_IP) };
             let foreseen = services.foresee(&tuple, POD, &mut ahead);
-            assert_eq!(foreseen, Some(choose(&services, &tuple, &affinity, 0, &mut random)), "{scheduler:?}");
+            assert_eq!(foreseen.map(|chosen| chosen.backend), Some(choose(&services, &tuple, &affinity, 0, &mut random)), "{scheduler:?}");
         }
     }
     let sticky = compile(Service { affinity_timeout_secs: Some(100), ..service(10) }, |_| {});
@@ -222,7 +222,8 @@ fn the_fewest_connections_win_and_equals_share() {
     let mut open: HashMap<u32, u32> = HashMap::new();
     for n in 1..=1000u32 {
         let connections = |counter| open.get(&counter).copied().unwrap_or(0);
-        let Selection::Backend { counter, .. } = services.select(&tuple(CLUSTER_IP), POD, || false, &affinity, connections, 0, &mut random)
+        let Selection::Backend(Chosen { counter, .. }) =
+            services.select(&tuple(CLUSTER_IP), POD, || false, &affinity, connections, 0, &mut random)
         else {
             panic!("a backend is chosen");
         };
