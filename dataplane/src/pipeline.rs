@@ -434,8 +434,9 @@ fn edit_and_emit(
     way: Exit,
     trail: &mut Trail,
 ) -> Result<Verdict, Refusal> {
-    rewrite.apply(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers)?;
-    exits::hop(cx, packet, inbound, way);
+    let bytes = cx.arena.bytes_mut(&mut packet.frame);
+    rewrite.apply(bytes, &inbound.headers)?;
+    exits::hop(bytes, inbound, way);
     emit(cx, packet, inbound, way, destination, trail)
 }
 

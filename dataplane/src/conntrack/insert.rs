@@ -4,7 +4,7 @@ use super::arch;
 use super::expiry::EVICTABLE_MS;
 use super::flow::*;
 use super::index::{Places, Slot};
-use super::line::status;
+use super::line::{Key, status};
 use super::sync::{MODEL, Ordering, fence_after_swap, spin_loop};
 use super::table::{ConnTable, Hashed, Worker};
 use super::tuple::Tuple;
@@ -104,10 +104,10 @@ impl ConnTable {
         Err(InsertError::Busy)
     }
 
-    /// Hashes the reply's tuple of a flow that is about to be entered, and asks for the index lines that this will need.
+    /// Hashes the reply's key of a flow that is about to be entered, and asks for the index lines that this will need.
     #[inline]
-    pub(crate) fn prepare(&self, reply: &Tuple) -> Hashed {
-        let reply = self.hashed(reply);
+    pub(crate) fn prepare(&self, key: Key) -> Hashed {
+        let reply = Hashed { key, hash: self.hash_key(&key) };
         self.index.places(reply.hash).prefetch();
         reply
     }
@@ -142,7 +142,7 @@ impl ConnTable {
         });
         match outcome {
             Ok(()) => {
-                self.line_of(entry, FlowDir::Reply).set_live();
+                self.line_of(entry, FlowDir::Reply).set_live_first();
                 self.line_of(entry, FlowDir::Original).set_live();
             }
             Err(_) => status.store(status::DEAD, Ordering::Release),

@@ -128,6 +128,16 @@ impl Key {
         Self { words, word4: ports as u64 | (proto as u64) << PROTO_SHIFT | V6 }
     }
 
+    /// The key of what answers a packet of this one that was sent on to `dst`, of the same family, and `dport`.
+    #[inline(always)]
+    pub(crate) const fn answer(&self, dst: Ip, dport: u16) -> Self {
+        let (ports, proto) = (dport as u32 | (self.word4 as u32) << 16, (self.word4 >> PROTO_SHIFT) as u8);
+        if self.is_v6() {
+            Self::v6(dst.0, self.addresses_v6()[0], ports, proto)
+        } else {
+            Self::v4((dst.low32() as u64) << 32 | self.words[0] >> 32, ports, proto)
+        }
+    }
     /// Decodes it.
     #[inline(always)]
     pub(crate) const fn tuple(&self) -> Tuple {
@@ -291,7 +301,11 @@ impl Line {
         self.words[5].store(u64::from(exit) | u64::from(generation) << 32, Ordering::Relaxed);
     }
 
-    /// Lets readers see a line whose marks nobody else writes yet.
+    /// Lets readers see the first line of a flow: nobody has found it yet, so nobody else writes the marks.
+    pub(super) fn set_live_first(&self) {
+        self.words[4].store(self.load(4) | LIVE, Ordering::Release);
+    }
+    /// The same of the second, whose state may change meanwhile, by who found the first.
     pub(super) fn set_live(&self) {
         self.words[4].fetch_or(LIVE, Ordering::Release);
     }

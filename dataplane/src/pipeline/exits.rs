@@ -43,10 +43,10 @@ fn is_hop(from: Sender, to_host: bool) -> bool {
 
 /// Counts this node as a hop.
 #[inline(always)]
-pub(super) fn hop(cx: &Cx<'_>, packet: &mut Packet, inbound: &Inbound, way: Exit) {
+pub(super) fn hop(bytes: &mut [u8], inbound: &Inbound, way: Exit) {
     if is_hop(inbound.sender, way.is_host()) {
         // `fits` has seen that something is left.
-        let _left = decrement_ttl(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers);
+        let _left = decrement_ttl(bytes, &inbound.headers);
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     Cx, Inbound, Local, Sender, Way, current_exit, edit_and_emit, follow, is_to_overlay, odd, opening_kind, prove, proven, resolve,
     segment_numbers,
 };
-use crate::conntrack::{FlowInit, FlowState, Hashed, Hit, InsertError, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
+use crate::conntrack::{FlowInit, FlowState, Hashed, Hit, InsertError, Key, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
 use crate::events::{CtState, Trail};
 use crate::io::Packet;
 use crate::model::{Direction, Ip, OnInvalid, proto};
@@ -22,6 +22,8 @@ use crate::wire::{icmp, icmpv6};
 /// What is known of the first packet of a flow before its turn comes.
 #[derive(Clone, Copy)]
 pub(super) struct Foreseen {
+    /// The owner of its source.
+    source: Owner,
     /// The backend, where nothing that may happen before its turn could change the choice.
     chosen: Option<Chosen>,
     /// The reply's tuple, if nothing else is translated.
@@ -29,7 +31,7 @@ pub(super) struct Foreseen {
 }
 
 impl Foreseen {
-    pub(super) const BLANK: Self = Self { chosen: None, reply: Hashed::BLANK };
+    pub(super) const BLANK: Self = Self { source: Owner::BLANK, chosen: None, reply: Hashed::BLANK };
 }
 
 /// Chooses the backends of the first packets of a batch and asks for the memory that they will need, all at once: what is known of
@@ -39,8 +41,10 @@ pub(super) fn foresee(cx: &mut Cx<'_>, arrivals: &[Arrival]) {
     let (tables, Local { random, foreseen, .. }) = (cx.tables, &mut *cx.local);
     for (arrival, place) in arrivals.iter().zip(foreseen).filter(|(arrival, _)| arrival.is_unknown()) {
         let tuple = arrival.tuple();
-        place.chosen = tables.services.foresee(&tuple, tables.origin(tuple.src), random);
-        place.reply = cx.conns.prepare(&seen_by(&tuple, place.chosen.as_ref()).inverse());
+        place.source = *tables.owner(tuple.src);
+        place.chosen = tables.services.foresee(&tuple, tables.origin_of(&place.source), random);
+        let (dst, dport) = place.chosen.map_or((tuple.dst, tuple.dport), |Chosen { backend, .. }| (backend.address, backend.port));
+        place.reply = cx.conns.prepare(arrival.answer(dst, dport));
     }
 }
 
@@ -67,8 +71,8 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
     }
 
     // Service: which backend (E2.8 to E2.35). It changes the destination alone.
-    let source = tables.owner(tuple.src);
     let foreseen = inbound.foreseen.and_then(|at| cx.local.foreseen.get(at as usize));
+    let source = &foreseen.map_or_else(|| *tables.owner(tuple.src), |foreseen| foreseen.source);
     let early = foreseen.and_then(|foreseen| foreseen.chosen);
     let chosen = if early.is_some() { early } else { choose_backend(cx, &tuple, source, trail)? };
     let via_service = chosen.is_some();
@@ -81,8 +85,9 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
     let seen = seen_by(&tuple, chosen.as_ref());
     let mut reply = match inbound.foreseen.and_then(|at| cx.local.foreseen.get(at as usize)) {
         Some(foreseen) if early.is_some() == via_service => foreseen.reply,
-        _ => cx.conns.prepare(&seen.inverse()),
+        _ => cx.conns.prepare(Key::new(&seen.inverse())),
     };
+    debug_assert_eq!(reply.hash, cx.conns.hash(&seen.inverse()));
     let destination = tables.owner(seen.dst);
     if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
         // Nothing of ours: the node's own stack decides.
@@ -137,7 +142,7 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
     let mut to = seen;
     if leaves || chosen.is_some_and(|chosen| chosen.masquerade) && !is_node_itself {
         to = translate_source(cx, &seen)?;
-        reply = cx.conns.prepare(&to.inverse());
+        reply = cx.conns.prepare(Key::new(&to.inverse()));
     }
 
     // Conntrack: from here on every packet of the flow follows.
@@ -290,7 +295,7 @@ fn insert_beside(cx: &mut Cx<'_>, inbound: &Inbound, flow: &NewFlow, to: &Tuple,
     let to = free_source(cx, to, to.src).ok_or(Refusal::Silent(DropReason::NoMappingForMasquerade))?;
     let rewrite = Rewrite::compile(tuple, &to);
     let (now, init) = (Ticks::from_nanos(cx.now), flow.init(&rewrite, cx.tables.generation));
-    let reply = cx.conns.prepare(&to.inverse());
+    let reply = cx.conns.prepare(Key::new(&to.inverse()));
     let entered = cx.conns.enter(&mut cx.local.conns, &[inbound.hashed, reply], &init, now);
     entered.map(|hit| Entered::Ours(hit, rewrite)).map_err(|_| Refusal::Silent(DropReason::CtMapInsertionFailed))
 }

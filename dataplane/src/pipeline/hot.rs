@@ -19,7 +19,7 @@ use crate::conntrack::{ConnTable, Direction, Hashed, Isa, Key, Lookup, Probe, Ti
 use crate::counters::{Counters, PortCounters, Stage};
 use crate::events::Observer;
 use crate::io::Packet;
-use crate::model::proto;
+use crate::model::{Ip, proto};
 use crate::nat::edit_transport;
 use crate::overlay::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
 use crate::parse::{HeaderFlags, Headers};
@@ -82,6 +82,11 @@ impl Arrival {
     #[inline(always)]
     pub(super) fn tuple(&self) -> Tuple {
         self.key.tuple()
+    }
+    /// The key of what answers it, if it is sent on to this destination.
+    #[inline(always)]
+    pub(super) fn answer(&self, dst: Ip, dport: u16) -> Key {
+        self.key.answer(dst, dport)
     }
     /// The same for the general lane, which knows whether it was `opened`: taken out of an overlay packet.
     #[inline(always)]

@@ -77,7 +77,7 @@ fn icmp_error(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &m
     fits(cx, inbound, way, trail)?;
     nat::translate_error(cx.arena.bytes_mut(&mut packet.frame), &inbound.headers, &view.tuple, &view.to)?;
     trail.after = Some(view.to);
-    hop(cx, packet, inbound, way);
+    hop(cx.arena.bytes_mut(&mut packet.frame), inbound, way);
     emit(cx, packet, inbound, way, view.to.dst, trail)
 }
 

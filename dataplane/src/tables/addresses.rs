@@ -57,6 +57,10 @@ pub enum OwnerKind {
 }
 
 impl Owner {
+    /// Of no address.
+    pub(crate) const BLANK: Self =
+        Self { kind: OwnerKind::Nobody(None), class: 0, own_class: 0, in_cluster: false, in_services: false, keeps_source: false };
+
     /// The local pod's endpoint.
     pub fn local_pod(&self) -> Option<EndpointIndex> {
         match self.kind {
