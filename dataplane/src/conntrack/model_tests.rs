@@ -219,6 +219,27 @@ mod with_loom {
     }
 
     #[test]
+    fn loom_a_change_while_a_flow_becomes_visible_is_not_lost() {
+        explore(3, || {
+            let table = Arc::new(ConnTable::new(&config(1, 2)).unwrap());
+            let mut worker = table.worker().unwrap();
+            let (mut syn, mut back) = (tuple(1), answer(1));
+            (syn.proto, back.proto) = (proto::TCP, proto::TCP);
+            let other = thread::spawn({
+                let table = Arc::clone(&table);
+                move || find(&table, &back).map(|reply| table.advance(reply, &table.flow(reply), tcp::SYN | tcp::ACK))
+            });
+            let init = FlowInit { state: FlowState::SynSent, ..init(1) };
+            let hit = table.insert(&mut worker, &syn, &back, &init, Ticks(0)).unwrap();
+            let changed = other.join().unwrap();
+            let state = changed.unwrap_or(FlowState::SynSent);
+            assert_ne!(changed, Some(FlowState::SynSent));
+            assert_eq!((find(&table, &syn), find(&table, &back)), (Some(hit), Some(Hit { dir: FlowDir::Reply, ..hit })));
+            assert_eq!([table.flow(hit).state, table.flow(Hit { dir: FlowDir::Reply, ..hit }).state], [state; 2]);
+        });
+    }
+
+    #[test]
     fn loom_both_lines_agree_on_the_state_after_concurrent_changes() {
         explore(3, || {
             let table = Arc::new(ConnTable::new(&config(1, 2)).unwrap());
