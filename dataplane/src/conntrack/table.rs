@@ -350,6 +350,8 @@ impl ConnTable {
         let line = self.line_of(hit.entry.0, hit.dir);
         match state {
             FlowState::SynSent | FlowState::SynRecv if flags & tcp::SYN != 0 => line.set_numbers(numbers),
+            // Late, of an earlier connection of the same ports: the answer to the SYN is held to the SYN's number.
+            FlowState::SynSent => {}
             FlowState::Established if flags & tcp::SYN != 0 => {}
             _ => line.note_numbers(numbers),
         }

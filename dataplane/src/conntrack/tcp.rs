@@ -27,17 +27,13 @@ impl Numbers {
     pub const fn bits(self) -> u64 {
         (self.seq as u64) << 32 | self.ack as u64
     }
-    /// Tells whether this segment starts where `other` does, or behind it (RFC 9293 §3.4, modulo 2^32).
+    /// Tells whether this segment starts where `other` does, or behind it (RFC 9293 §3.4, modulo 2^32). One that is further back
+    /// than a window is none sent again, but of a connection that took the ports of one whose end nobody saw, or `other` was a
+    /// stranger's: then it counts as well.
     #[inline(always)]
     pub const fn is_as_far_as(self, other: Self) -> bool {
-        is_before(self.seq, other.seq) == 0
+        other.seq.wrapping_sub(self.seq).wrapping_sub(1) >= WINDOW_MAX
     }
-}
-
-/// Not 0 where `a` is before `b`.
-#[inline(always)]
-const fn is_before(a: u32, b: u32) -> u32 {
-    a.wrapping_sub(b) >> 31
 }
 
 /// What a segment is to a connection.
@@ -45,15 +41,17 @@ const fn is_before(a: u32, b: u32) -> u32 {
 pub enum Fit {
     /// A part of it.
     Belongs,
-    /// About an earlier connection of the same ports: it must pass and changes nothing.
+    /// About an earlier connection of the same ports, or not sure to be of this one: its receiver must see it, and it changes nothing.
     Foreign,
     /// Not from its end (E2.44).
     Invalid,
 }
 
-/// Data that a SYN may carry (RFC 7413), and how far a sender may have come beyond what was seen of it when it resets.
+/// Data that a SYN may carry (RFC 7413), and how far a sender may have come beyond what was seen of it when its reset is believed.
 const SYN_DATA_MAX: u32 = 0xffff;
 const AHEAD_MAX: u32 = 1 << 18;
+/// Bytes that may be under way, and so lost before they were seen. RFC 7323 §2.3 allows 16 times as many; nobody sets that up.
+const WINDOW_MAX: u32 = 1 << 26;
 
 /// Judges a segment by its numbers. `own` and `peer` are those of the segments of its direction and of the other that went furthest.
 pub(super) const fn fit(state: S, dir: FlowDir, flags: u8, numbers: Numbers, own: Numbers, peer: Numbers) -> Fit {
@@ -71,10 +69,23 @@ pub(super) const fn fit(state: S, dir: FlowDir, flags: u8, numbers: Numbers, own
                 Fit::Foreign
             }
         }
-        // What the peer has acknowledged lies behind who resets; that is exact but for what is on the way (Linux's `td_maxack`).
+        // Without an acknowledgment nothing shows what it refuses, and a client that opens ignores it.
+        (S::SynSent, FlowDir::Reply) if flags & RST != 0 => Fit::Foreign,
         (S::Established, _) if flags & RST != 0 => {
-            let ahead = numbers.seq.wrapping_sub(own.seq);
-            if is_before(numbers.seq, peer.ack) != 0 || ahead > AHEAD_MAX && ahead >> 31 == 0 { Fit::Invalid } else { Fit::Belongs }
+            let (acked, ahead) = (numbers.seq.wrapping_sub(peer.ack), numbers.seq.wrapping_sub(own.seq));
+            let is_ahead = ahead >> 31 == 0;
+            // The refusal of a SYN by who has forgotten the connection (RFC 9293 §3.5.2); who sent none ignores it.
+            if numbers.seq == 0 && flags & ACK != 0 && (acked >> 31 != 0 || is_ahead && ahead > AHEAD_MAX) {
+                Fit::Foreign
+            // What the peer has acknowledged lies behind who resets (Linux's `td_maxack`).
+            } else if acked >> 31 != 0 || is_ahead && ahead > WINDOW_MAX {
+                Fit::Invalid
+            // What came before it may be lost: the peer then asks, and the answer is exact (RFC 5961 §3.2).
+            } else if is_ahead && ahead > AHEAD_MAX {
+                Fit::Foreign
+            } else {
+                Fit::Belongs
+            }
         }
         _ => Fit::Belongs,
     }
@@ -178,12 +189,16 @@ mod tests {
         for seq in [1000, 1001, 1100, 1100 + AHEAD_MAX] {
             assert_eq!(client(seq), Fit::Belongs, "{seq}");
         }
-        for seq in [999, 0, 1101 + AHEAD_MAX, 1 << 30] {
+        for seq in [999, 0, 1101 + WINDOW_MAX, 1 << 30] {
             assert_eq!(client(seq), Fit::Invalid, "{seq}");
         }
+        // What came before is lost: the server asks, and the client answers with 1000.
+        assert_eq!([1101 + AHEAD_MAX, 1100 + WINDOW_MAX].map(client), [Fit::Foreign; 2]);
         let server = |seq| judge(S::Established, Reply, RST | ACK, seq, 1000);
         assert_eq!([0xffff_fff0, 0, 7].map(server), [Fit::Belongs; 3]);
-        assert_eq!([0xffff_ffef, 0xff00_0000, AHEAD_MAX + 1].map(server), [Fit::Invalid; 3]);
+        assert_eq!([0xffff_ffef, 0xff00_0000, WINDOW_MAX + 1].map(server), [Fit::Invalid; 3]);
+        // Who has forgotten the connection refuses the client's new SYN.
+        assert_eq!(judge(S::Established, Original, RST | ACK, 0, 7), Fit::Foreign);
         // A connection that ends is ended by any; data and FIN are the receiver's to judge.
         assert_eq!(judge(S::CloseWait, Reply, RST, 0xff00_0000, 0), Fit::Belongs);
         assert_eq!(judge(S::Established, Reply, FIN | ACK, 0xff00_0000, 0), Fit::Belongs);
@@ -197,9 +212,22 @@ mod tests {
             assert_eq!([1100, 1102 + SYN_DATA_MAX, 0].map(server), [Fit::Invalid; 3]);
         }
         assert_eq!(judge(S::SynSent, Reply, ACK, 5, 77), Fit::Belongs, "a challenge");
+        assert_eq!(judge(S::SynSent, Reply, RST, 5, 0), Fit::Foreign, "an answer to a late segment of an earlier connection");
         let client = |seq| judge(S::SynSent, Original, RST, seq, 0);
         assert_eq!([1100, 1101].map(client), [Fit::Belongs; 2]);
         assert_eq!([1099, 643_160_523].map(client), [Fit::Foreign; 2]);
+    }
+
+    #[test]
+    fn numbers_follow_what_goes_furthest_and_a_connection_in_the_place_of_another() {
+        let is_as_far = |seq: u32, than| Numbers { seq, ack: 0 }.is_as_far_as(Numbers { seq: than, ack: 0 });
+        for than in [0u32, 5, 1 << 31, u32::MAX] {
+            for ahead in [0, 1, WINDOW_MAX, 1 << 31, (1 << 31) + 1] {
+                assert!(is_as_far(than.wrapping_add(ahead), than), "{ahead} ahead of {than}");
+            }
+            assert!([1, 1448, WINDOW_MAX].iter().all(|back| !is_as_far(than.wrapping_sub(*back), than)), "sent again");
+            assert!(is_as_far(than.wrapping_sub(WINDOW_MAX + 1), than), "another connection");
+        }
     }
 
     #[test]
