@@ -160,19 +160,18 @@ impl Arena {
         self.headroom_bytes
     }
 
-    /// Asks for the first cache line of a packet, which holds its headers, and the one before it, which encapsulation writes; both
-    /// for writing.
+    /// Asks for the first cache line of a packet, which holds its headers, and the one before it, which encapsulation writes.
     #[inline(always)]
     pub fn prefetch(&self, frame: &Frame) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let at = frame.slot as usize * self.slot_bytes as usize + frame.start as usize;
             let header = self.base.as_ptr().wrapping_add(at);
             // SAFETY: a prefetch reads and writes nothing that the program could see and never faults, whatever the address.
             unsafe {
-                _mm_prefetch::<_MM_HINT_ET0>(header.cast());
-                _mm_prefetch::<_MM_HINT_ET0>(header.wrapping_sub(64).cast());
+                _mm_prefetch::<_MM_HINT_T0>(header.cast());
+                _mm_prefetch::<_MM_HINT_T0>(header.wrapping_sub(64).cast());
             }
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
