@@ -107,11 +107,13 @@ pub fn compare(old: &World, new: &World) -> Diff {
     let (removed, added) = (only(0), only(1));
     let groups = groups(&worlds);
     let unchanged = Unchanged::new(&worlds, &groups);
+    let concerned = concerned(&worlds, &groups);
     let mut changes = Vec::new();
-    for from in groups.iter().filter(|group| group.kind != Kind::Service) {
+    for (f, from) in groups.iter().enumerate().filter(|(_, group)| group.kind != Kind::Service) {
         let (mut touched, mut found) = (HashSet::new(), Vec::new());
         // Services after their backends.
-        let (services, others): (Vec<_>, Vec<_>) = groups.iter().enumerate().partition(|(_, to)| to.kind == Kind::Service);
+        let asked = groups.iter().enumerate().filter(|(t, _)| concerned[f] || concerned[*t]);
+        let (services, others): (Vec<_>, Vec<_>) = asked.partition(|(_, to)| to.kind == Kind::Service);
         for (t, to) in others.into_iter().filter(|(_, to)| (from.kind, to.kind) != (Kind::Outside, Kind::Outside)) {
             let changes = changed(&worlds, from, to);
             touched.extend((!changes.is_empty()).then_some(t));
@@ -124,6 +126,20 @@ pub fn compare(old: &World, new: &World) -> Diff {
         changes.extend(found.into_iter().flat_map(|(_, changes)| changes));
     }
     Diff { same: changes.is_empty() && removed.is_empty() && added.is_empty(), removed, added, changes }
+}
+
+/// Which groups a change concerns as an end of flows: all, unless the snapshots differ in policies alone.
+fn concerned(worlds: &[&World; 2], groups: &[Group]) -> Vec<bool> {
+    let Some(pods) = worlds[0].concerned(worlds[1]) else { return vec![true; groups.len()] };
+    let is_concerned = |group: &Group| {
+        let mut addresses = group.places.iter().filter_map(|place| place.addresses[0]);
+        match group.kind {
+            Kind::Pod => addresses.any(|address| pods.contains(&address)),
+            Kind::Service => addresses.any(|address| worlds[0].behind(address).iter().any(|backend| pods.contains(backend))),
+            Kind::Node | Kind::Outside => false,
+        }
+    };
+    groups.iter().map(is_concerned).collect()
 }
 
 /// Services that both snapshots have alike: what pods ask of them changes only with what they ask of the backends.

@@ -261,14 +261,14 @@ impl Matrix<'_> {
 
     /// The cell of two classes.
     pub fn cell(&self, from: usize, to: usize) -> Option<&Cell> {
-        self.cells.iter().find(|cell| (cell.from, cell.to) == (from, to))
+        let at = self.cells.binary_search_by_key(&(from, to), |cell| (cell.from, cell.to)).ok()?;
+        self.cells.get(at)
     }
 
     /// A grid of marks, with a legend: `.` open, `+` partly, `X` closed.
     pub fn text(&self) -> String {
         let number = |index: usize| (index + 1).to_string();
-        let sources: Vec<usize> = (0..self.classes.len()).filter(|c| self.cells.iter().any(|cell| cell.from == *c)).collect();
-        let columns: Vec<usize> = (0..self.classes.len()).filter(|c| self.cells.iter().any(|cell| cell.to == *c)).collect();
+        let (sources, columns): (BTreeSet<usize>, BTreeSet<usize>) = self.cells.iter().map(|cell| (cell.from, cell.to)).unzip();
         let width = number(self.classes.len()).len() + 1;
         let label = |index: usize| {
             let class = &self.classes[index];
@@ -278,26 +278,23 @@ impl Matrix<'_> {
         let mut out = format!("{:<widest$} ", "FROM \\ TO");
         columns.iter().for_each(|c| out.push_str(&format!("{:>width$}", number(*c))));
         out.push('\n');
-        let marks: HashMap<(usize, usize), &str> = self
-            .cells
-            .iter()
-            .map(|cell| {
-                let mark = match cell.access {
-                    Access::Open => ".",
-                    Access::Partly => "+",
-                    Access::Closed => "X",
+        // Cells stand row by row, column by column.
+        for row in self.cells.chunk_by(|a, b| a.from == b.from) {
+            out.push_str(&format!("{:<widest$} ", label(row[0].from)));
+            let mut cells = row.iter().peekable();
+            for column in &columns {
+                let mark = match cells.next_if(|cell| cell.to == *column).map(|cell| cell.access) {
+                    None => " ",
+                    Some(Access::Open) => ".",
+                    Some(Access::Partly) => "+",
+                    Some(Access::Closed) => "X",
                 };
-                ((cell.from, cell.to), mark)
-            })
-            .collect();
-        for from in sources {
-            out.push_str(&format!("{:<widest$} ", label(from)));
-            columns.iter().for_each(|to| out.push_str(&format!("{:>width$}", marks.get(&(from, *to)).unwrap_or(&" "))));
+                out.push_str(&format!("{mark:>width$}"));
+            }
             out.truncate(out.trim_end().len());
             out.push('\n');
         }
-        let only_columns = columns.iter().filter(|c| self.cells.iter().all(|cell| cell.from != **c));
-        only_columns.for_each(|c| out.push_str(&(label(*c) + "\n")));
+        columns.difference(&sources).for_each(|c| out.push_str(&(label(*c) + "\n")));
         out + "\n.  open   +  some ports   X  closed\n"
     }
 

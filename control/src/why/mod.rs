@@ -10,7 +10,7 @@ mod kept;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use weir_dataplane::model::{Direction, Ip, NodeConfig, PolicyKind, Tier, proto};
@@ -22,7 +22,7 @@ use crate::sim::reach::{End, Flow, Nodes, Outcome, World};
 use crate::sim::row::endpoint_of;
 use crate::sim::trace::{Question, Sent, trace};
 use crate::source::load_text;
-use crate::source::objects::{Object, Snapshot, policy_kind};
+use crate::source::objects::{EndpointSlice, Meta, Object, Snapshot, policy_kind};
 
 /// What is answered.
 #[derive(Debug, Serialize)]
@@ -131,15 +131,36 @@ fn key(policy: &PolicyName) -> (PolicyKind, Option<String>, String) {
 pub(crate) fn flow_of(packet: &Sent, proto: u8) -> Result<Flow, String> {
     let end = |text: &str| match text.parse::<SocketAddr>() {
         Ok(end) => Ok((Ip::from(end.ip()), end.port())),
-        Err(_) => text.parse().map(|ip: std::net::IpAddr| (Ip::from(ip), 0)).map_err(|error| format!("{text}: {error}")),
+        Err(_) => text.parse().map(|ip: IpAddr| (Ip::from(ip), 0)).map_err(|error| format!("{text}: {error}")),
     };
     let ((src, _), (dst, port)) = (end(&packet.src)?, end(&packet.dst)?);
     Ok(Flow { src, dst, proto, port })
 }
 
+/// The part of a snapshot that decides on a flow: its ends, the Service that was asked for and the backends; all policies.
+fn part(snapshot: &Snapshot, flow: &Flow, outcome: &Outcome) -> Snapshot {
+    let mut ends: Vec<IpAddr> = outcome.ends.iter().filter_map(|end| Some(end.backend?.ip())).collect();
+    ends.extend([flow.src.to_std(), flow.dst.to_std()]);
+    let service = |meta: &Meta| outcome.service.as_ref().is_some_and(|name| *name == format!("svc/{meta}"));
+    let services: Vec<_> = snapshot.services.iter().filter(|s| service(&s.meta)).cloned().collect();
+    let of_service = |slice: &&EndpointSlice| {
+        services.iter().any(|s| s.meta.namespace == slice.meta.namespace && slice.service.as_ref() == Some(&s.meta.name))
+    };
+    Snapshot {
+        pods: snapshot.pods.iter().filter(|pod| pod.addresses.iter().any(|address| ends.contains(address))).cloned().collect(),
+        slices: snapshot.slices.iter().filter(of_service).cloned().collect(),
+        services,
+        nodes: snapshot.nodes.clone(),
+        namespaces: snapshot.namespaces.clone(),
+        network_policies: snapshot.network_policies.clone(),
+        cluster_policies: snapshot.cluster_policies.clone(),
+        ..Snapshot::default()
+    }
+}
+
 /// The smallest subset of `guilty` without which the flow passes.
 fn removal(snapshot: &Snapshot, config: &NodeConfig, world: &World, flow: &Flow, guilty: &[PolicyName]) -> Result<Option<Removal>, String> {
-    let without = |subset: &[&PolicyName]| {
+    let without = |snapshot: &Snapshot, subset: &[&PolicyName]| {
         let mut less = snapshot.clone();
         for policy in subset {
             less.remove(policy_kind(policy.kind), policy.namespace.as_deref().unwrap_or_default(), &policy.name);
@@ -147,7 +168,8 @@ fn removal(snapshot: &Snapshot, config: &NodeConfig, world: &World, flow: &Flow,
         World::new(&less, config)
     };
     let all: Vec<&PolicyName> = guilty.iter().collect();
-    if !without(&all)?.reach(flow).passes() {
+    let part = part(snapshot, flow, &world.reach(flow));
+    if !without(&part, &all)?.reach(flow).passes() {
         return Ok(None);
     }
     let mut best = all.clone();
@@ -156,14 +178,18 @@ fn removal(snapshot: &Snapshot, config: &NodeConfig, world: &World, flow: &Flow,
         subsets.sort_by_key(|subset| subset.count_ones());
         for subset in subsets {
             let chosen: Vec<&PolicyName> = (0..all.len()).filter(|n| subset & 1 << n != 0).map(|n| all[n]).collect();
-            if without(&chosen)?.reach(flow).passes() {
+            if without(&part, &chosen)?.reach(flow).passes() {
                 best = chosen;
                 break;
             }
         }
     }
-    let changes = compare(world, &without(&best)?).changes;
-    Ok(Some(Removal { policies: best.into_iter().cloned().collect(), changes }))
+    // Proven on the whole cluster, not on the part alone.
+    let new = without(snapshot, &best)?;
+    if !new.reach(flow).passes() {
+        return Ok(None);
+    }
+    Ok(Some(Removal { policies: best.into_iter().cloned().collect(), changes: compare(world, &new).changes }))
 }
 
 fn addition(

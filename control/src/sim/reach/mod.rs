@@ -5,6 +5,7 @@
 //! into groups that no table tells apart; `ports` likewise for ports. `diff`, `matrix` and `why` ask this and nothing else;
 //! tests compare it with `trace`, which sends packets.
 
+mod concerned;
 mod held;
 mod likeness;
 mod places;
@@ -15,7 +16,7 @@ pub(crate) mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use weir_dataplane::conntrack::Tuple;
@@ -27,7 +28,9 @@ use weir_dataplane::tables::{Owner, OwnerKind, Tables};
 use weir_dataplane::verdict::DropReason;
 
 pub use held::Held;
-pub use places::{Group, Kind, Nodes, Pair, Place, groups, is_served_on, named};
+#[cfg(test)]
+pub(crate) use places::is_served_on;
+pub use places::{Group, Kind, Nodes, Pair, Place, groups, named};
 pub use ports::{Span, push, ranges, traffic};
 
 use self::plain::Plain;
@@ -136,6 +139,8 @@ const HOPS_MAX: usize = 4;
 /// The tables of every node of one snapshot.
 pub struct World {
     snapshot: Snapshot,
+    /// What is compiled for a node: without Services where all are the same on every node.
+    bare: Snapshot,
     config: NodeConfig,
     /// Each node's tables, made when a flow first comes there: questions about a large cluster meet few of its nodes.
     nodes: Vec<OnceLock<Tables>>,
@@ -149,6 +154,8 @@ pub struct World {
     frontends: HashMap<(Ip, u8), Vec<u16>>,
     /// NodePorts by protocol, sorted.
     node_ports: HashMap<u8, Vec<u16>>,
+    /// Backends of all Services that answer at an address.
+    behind: HashMap<Ip, Vec<Ip>>,
     /// What needs no node's own tables.
     plain: Plain,
     /// Where flows from outside to outside come in.
@@ -192,8 +199,10 @@ impl World {
         let default = state.this_node as usize;
         let nodes: Vec<OnceLock<Tables>> = state.nodes.iter().map(|_| OnceLock::new()).collect();
         let mut frontends: HashMap<(Ip, u8), Vec<u16>> = HashMap::new();
+        let mut behind: HashMap<Ip, Vec<Ip>> = HashMap::new();
         for service in &state.services {
             for frontend in &service.frontends {
+                behind.entry(frontend.address.into()).or_default().extend(service.backends.iter().map(|b| Ip::from(b.address)));
                 frontends.entry((frontend.address.into(), service.protocol.number())).or_default().push(frontend.port);
             }
         }
@@ -204,23 +213,31 @@ impl World {
         frontends.values_mut().chain(node_ports.values_mut()).for_each(|ports| ports.sort_unstable());
         let (snapshot, config) = (snapshot.clone(), config.clone());
         let plain = Plain::new(&snapshot, &config, &state);
-        let world = Self { snapshot, config, nodes, everywhere, homes, pods, frontends, node_ports, plain, default };
-        world.nodes[default].get_or_init(|| world.tables_of(&state));
+        let mut bare = snapshot.clone();
+        if plain.services_are_alike() {
+            (bare.services, bare.slices) = Default::default();
+        }
+        let world = Self { snapshot, bare, config, nodes, everywhere, homes, pods, frontends, node_ports, behind, plain, default };
+        world.nodes[default].get_or_init(|| world.tables_of(state));
         Ok(world)
     }
 
-    fn tables_of(&self, state: &NodeState) -> Tables {
-        let node = state.nodes.get(state.this_node as usize).map(|node| node.name.clone()).unwrap_or_default();
-        Tables::compile(state, &Runtime::offline(state, NodeConfig { node, ..self.config.clone() }), 1)
+    fn tables_of(&self, mut state: NodeState) -> Tables {
+        let shared = self.plain.services_are_alike().then_some(&self.everywhere);
+        if let Some(everywhere) = shared {
+            (state.services, state.cluster_ips) = (everywhere.state.services.clone(), everywhere.state.cluster_ips.clone());
+        }
+        // One name for all: tables share what was compiled with the same configuration.
+        let runtime = Runtime::offline(&state, self.config.clone());
+        Tables::compile_shared(Arc::new(state), Arc::new(runtime), 1, shared)
     }
 
     /// The tables of a node.
     pub fn node(&self, at: usize) -> &Tables {
         self.nodes[at].get_or_init(|| {
             let name = self.state().nodes.get(at).map_or("", |node| &node.name);
-            let config = NodeConfig { node: name.into(), ..self.config.clone() };
             // A node that only pods mention is no object that could be compiled: it has no address and receives nothing.
-            self.tables_of(&compile(&self.snapshot, name, &config).unwrap_or_default())
+            self.tables_of(compile(&self.bare, name, &self.config).unwrap_or_default())
         })
     }
 

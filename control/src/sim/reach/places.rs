@@ -106,8 +106,9 @@ impl Group {
         if (self.kind, to.kind) == (Kind::Node, Kind::Service) {
             // A node that has a backend and one that has none: what a node sends to its own pods no policy denies.
             let service = &to.places[0];
+            let served = served_on(worlds, service);
             let pair = |has: bool| {
-                let from = self.places.iter().find(|node| is_served_on(worlds, service, node) == has)?;
+                let from = self.places.iter().find(|node| is_among(&served, node) == has)?;
                 Some(Pair { from, to: service, nodes: Some(if has { Nodes::Same } else { Nodes::Other }) })
             };
             return [true, false].into_iter().filter_map(pair).collect();
@@ -215,14 +216,23 @@ pub fn named(worlds: &[&World]) -> Vec<Place> {
     found.into_iter().map(place).collect()
 }
 
+/// The nodes in each of the worlds that have a backend of a Service.
+fn served_on(worlds: &[&World], service: &Place) -> Vec<Vec<usize>> {
+    let nodes = |(world, address): (&&World, &Option<Ip>)| {
+        let backends = address.map_or(&[][..], |address| world.behind(address));
+        backends.iter().filter_map(|backend| world.homes.get(backend).map(|(node, _)| *node)).collect()
+    };
+    worlds.iter().zip(&service.addresses).map(nodes).collect()
+}
+
+fn is_among(served: &[Vec<usize>], node: &Place) -> bool {
+    served.iter().zip(&node.homes).any(|(nodes, home)| home.is_some_and(|home| nodes.contains(&home)))
+}
+
 /// Tells whether a Service has a backend on a node in any of the worlds.
-pub fn is_served_on(worlds: &[&World], service: &Place, node: &Place) -> bool {
-    let mut ends = worlds.iter().zip(&service.addresses).zip(&node.homes);
-    ends.any(|((world, address), home)| {
-        let asked = world.state().services.iter().filter(|s| s.frontends.iter().any(|f| Some(Ip::from(f.address)) == *address));
-        let mut backends = asked.flat_map(|service| &service.backends);
-        backends.any(|backend| world.homes.get(&Ip::from(backend.address)).map(|(node, _)| *node) == *home)
-    })
+#[cfg(test)]
+pub(crate) fn is_served_on(worlds: &[&World], service: &Place, node: &Place) -> bool {
+    is_among(&served_on(worlds, service), node)
 }
 
 impl World {

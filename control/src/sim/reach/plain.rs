@@ -15,6 +15,8 @@ pub(super) struct Plain {
     virtuals: HashSet<Ip>,
     /// All addresses at which a Service answers.
     frontends: HashSet<Ip>,
+    /// Whether there are no Services but at such addresses.
+    alike: bool,
     /// Nodes that have an overlay to each other: IPv4 addresses.
     nodes: Vec<bool>,
 }
@@ -33,11 +35,17 @@ impl Plain {
                 frontends.insert(Ip::from(frontend.address));
             }
         }
+        let alike = others.is_empty() && !hinted && !config.masquerade.all;
         virtuals.retain(|address| !others.contains(address));
         frontends.extend(state.cluster_ips.iter().map(|address| Ip::from(*address)));
         let overlay = config.overlay.mode == OverlayMode::Vxlan;
         let nodes = state.nodes.iter().map(|node| overlay && node.primary(true).is_some()).collect();
-        Self { virtuals, frontends, nodes }
+        Self { virtuals, frontends, alike, nodes }
+    }
+
+    /// Tells whether every node has the same Services with the same backends: which of those are its own matters to none.
+    pub(super) fn services_are_alike(&self) -> bool {
+        self.alike
     }
 
     /// Tells whether a pod that asks a Service at this address has the backends that every pod has.
