@@ -1,11 +1,14 @@
 //! Rules that keep open what was open to a pod that no NetworkPolicy isolated before: overriding Baseline for one flow isolates
 //! the pod for all others (E1.45).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use weir_dataplane::model::{Direction, Ip, proto};
+use ipnet::IpNet;
+use weir_dataplane::model::{Direction, Endpoint, Ip, proto};
 
+use super::lasting;
 use crate::sim::reach::{Kind, Span, World, groups};
+use crate::sim::row::endpoint_of;
 
 /// Who has which ports open now.
 #[derive(Default)]
@@ -19,29 +22,40 @@ struct Open {
 pub(super) fn rules(world: &World, pod: Ip, direction: Direction) -> String {
     let state = world.state();
     let mut open: BTreeMap<Vec<Span>, Open> = BTreeMap::new();
-    let mut pods: BTreeMap<&str, BTreeMap<Vec<Span>, Vec<String>>> = BTreeMap::new();
+    let subjects = Subjects { world, direction, addresses: subjects(world, pod) };
+    let mut alike: BTreeMap<(&str, String), Vec<(Ip, Vec<Span>)>> = BTreeMap::new();
     for endpoint in state.endpoints.iter().filter(|e| !e.host_network) {
-        let Some(peer) = endpoint.addresses.iter().map(|a| Ip::from(*a)).find(|a| a.is_v4() == pod.is_v4()) else { continue };
-        if peer != pod {
-            let labels = serde_json::to_string(&state.identities[endpoint.identity as usize].labels).unwrap_or_default();
-            pods.entry(&endpoint.namespace).or_default().entry(world.admitted(pod, direction, peer)).or_default().push(labels);
+        let labels = serde_json::to_string(&state.identities[endpoint.identity as usize].labels).unwrap_or_default();
+        let peers = endpoint.addresses.iter().filter_map(|peer| Some((Ip::from(*peer), subjects.admitted(Ip::from(*peer))?)));
+        alike.entry((&endpoint.namespace, labels)).or_default().extend(peers);
+    }
+    let mut pods: BTreeMap<&str, BTreeMap<Vec<Span>, Vec<String>>> = BTreeMap::new();
+    // Namespaces with pods that labels do not tell apart where blocks do, be it one address of a pod from the other.
+    let mut divided = BTreeSet::new();
+    for ((namespace, labels), mut peers) in alike.into_iter().filter(|(_, peers)| !peers.is_empty()) {
+        if peers.windows(2).all(|two| two[0].1 == two[1].1) {
+            let (_, ports) = peers.swap_remove(0);
+            pods.entry(namespace).or_default().entry(ports).or_default().push(labels);
+            continue;
+        }
+        divided.insert(namespace);
+        for (peer, ports) in peers {
+            open.entry(ports).or_default().items.push(format!("ipBlock: {{cidr: \"{}\"}}", IpNet::from(peer.to_std())));
         }
     }
     for (namespace, by_ports) in pods {
-        let whole = by_ports.len() == 1;
-        for (ports, mut labels) in by_ports {
+        let whole = by_ports.len() == 1 && !divided.contains(namespace);
+        for (ports, labels) in by_ports {
             let open = open.entry(ports).or_default();
             if whole {
                 open.namespaces.push(namespace.into());
                 continue;
             }
-            labels.sort();
-            labels.dedup();
             let selector = format!("namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: \"{namespace}\"}}}}");
             open.items.extend(labels.iter().map(|labels| format!("{selector}\n      podSelector: {{matchLabels: {labels}}}")));
         }
     }
-    for (peers, ports) in blocks(world, pod, direction) {
+    for (peers, ports) in blocks(&subjects) {
         open.entry(ports).or_default().items.extend(peers);
     }
     let (word, mut out) = (if direction == Direction::Ingress { "from" } else { "to" }, String::new());
@@ -58,29 +72,67 @@ pub(super) fn rules(world: &World, pod: Ip, direction: Direction) -> String {
     out
 }
 
-/// Nodes and the outside: everything but the pods' ranges, and apart what fares otherwise.
-fn blocks(world: &World, pod: Ip, direction: Direction) -> Vec<(Vec<String>, Vec<Span>)> {
+/// The pods that the patch isolates.
+struct Subjects<'a> {
+    world: &'a World,
+    direction: Direction,
+    addresses: Vec<Ip>,
+}
+
+impl Subjects<'_> {
+    /// The ports that are open between any of them and a peer; `None` where there is none but the peer itself.
+    fn admitted(&self, peer: Ip) -> Option<Vec<Span>> {
+        let others = self.addresses.iter().filter(|own| own.is_v4() == peer.is_v4() && **own != peer);
+        let mut each: Vec<Vec<Span>> = others.map(|own| self.world.admitted(*own, self.direction, peer)).collect();
+        each.sort_unstable();
+        each.dedup();
+        if each.len() < 2 {
+            return each.pop();
+        }
+        let mut spans: Vec<Span> = each.into_iter().flatten().collect();
+        spans.sort_unstable();
+        let mut union: Vec<Span> = Vec::new();
+        for span in spans {
+            match union.last_mut() {
+                Some(last) if last.proto == span.proto && span.first <= last.last.saturating_add(1) => last.last = last.last.max(span.last),
+                _ => union.push(span),
+            }
+        }
+        Some(union)
+    }
+}
+
+/// All addresses of the pods that a policy for the pod at `pod` selects: those of its namespace that have its labels.
+fn subjects(world: &World, pod: Ip) -> Vec<Ip> {
     let state = world.state();
-    let mut found = Vec::new();
-    let families: Vec<bool> = match state.endpoints.iter().find(|e| e.addresses.iter().any(|a| Ip::from(*a) == pod)) {
-        Some(endpoint) => endpoint.addresses.iter().map(|address| address.is_ipv4()).collect(),
-        None => vec![pod.is_v4()],
+    let found = endpoint_of(state, pod.to_std()).and_then(|index| state.endpoints.get(index as usize));
+    let Some(pod) = found else { return vec![pod] };
+    let labels = |endpoint: &Endpoint| &state.identities[endpoint.identity as usize].labels;
+    let selected = |endpoint: &&Endpoint| {
+        !endpoint.host_network
+            && endpoint.namespace == pod.namespace
+            && lasting(labels(pod)).all(|(key, value)| labels(endpoint).get(key) == Some(value))
     };
-    let groups = groups(&[world]);
+    state.endpoints.iter().filter(selected).flat_map(|endpoint| &endpoint.addresses).map(|address| Ip::from(*address)).collect()
+}
+
+/// Nodes and the outside: everything but the pods' ranges, and apart what fares otherwise.
+fn blocks(subjects: &Subjects<'_>) -> Vec<(Vec<String>, Vec<Span>)> {
+    let state = subjects.world.state();
+    let mut found = Vec::new();
+    let groups = groups(&[subjects.world]);
+    let families: BTreeSet<bool> = subjects.addresses.iter().map(|own| own.is_v4()).collect();
     for v4 in families {
-        let own = state.endpoints.iter().find(|e| e.addresses.iter().any(|a| Ip::from(*a) == pod));
-        let own = own.and_then(|e| e.addresses.iter().copied().find(|a| a.is_ipv4() == v4)).map_or(pod, Ip::from);
         let places = groups.iter().filter(|g| matches!(g.kind, Kind::Node | Kind::Outside)).flat_map(|g| &g.places);
         let places: Vec<(&str, Ip, Vec<Span>)> = places
             .filter_map(|place| Some((place.name.as_str(), place.addresses[0].filter(|ip| ip.is_v4() == v4)?)))
-            .map(|(name, ip)| (name, ip, world.admitted(own, direction, ip)))
+            .filter_map(|(name, ip)| Some((name, ip, subjects.admitted(ip)?)))
             .collect();
         let usual = places.iter().find(|(name, ..)| *name == "outside").map(|(.., ports)| ports.clone()).unwrap_or_default();
         let mut except: Vec<String> =
             state.nodes.iter().flat_map(|n| &n.pod_cidrs).filter(|c| c.addr().is_ipv4() == v4).map(ToString::to_string).collect();
         for (name, ip, ports) in places.into_iter().filter(|(.., ports)| *ports != usual) {
-            let block =
-                name.parse::<ipnet::IpNet>().map_or_else(|_| format!("{ip}/{}", if v4 { 32 } else { 128 }), |block| block.to_string());
+            let block = name.parse::<IpNet>().map_or_else(|_| format!("{ip}/{}", if v4 { 32 } else { 128 }), |block| block.to_string());
             except.push(block.clone());
             found.push((vec![format!("ipBlock: {{cidr: \"{block}\"}}")], ports));
         }

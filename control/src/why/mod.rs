@@ -229,6 +229,11 @@ pub fn patched(snapshot: &Snapshot, patch: &str) -> Result<Snapshot, String> {
 /// Labels that are other ones after every rollout.
 const FLEETING: [&str; 3] = ["pod-template-hash", "controller-revision-hash", "pod-template-generation"];
 
+/// The labels by which a patch selects a pod.
+fn lasting(labels: &BTreeMap<String, String>) -> impl Iterator<Item = (&String, &String)> {
+    labels.iter().filter(|(key, _)| !FLEETING.contains(&key.as_str()))
+}
+
 /// The NetworkPolicy that admits the flow on one side; where it is the first to isolate the pod, with all that is open now.
 fn document(world: &World, flow: &Flow, end: &End, direction: Direction, isolates: bool) -> Option<String> {
     let state = world.state();
@@ -241,9 +246,8 @@ fn document(world: &World, flow: &Flow, end: &End, direction: Direction, isolate
     let pod = |ip: Ip| {
         let endpoint = &state.endpoints[endpoint_of(state, ip.to_std())? as usize];
         let labels = &state.identities[endpoint.identity as usize].labels;
-        let kept = labels.iter().filter(|(key, _)| !FLEETING.contains(&key.as_str()));
         let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
-        let pairs: Vec<String> = kept.map(|(key, value)| format!("{}: {}", quoted(key), quoted(value))).collect();
+        let pairs: Vec<String> = lasting(labels).map(|(key, value)| format!("{}: {}", quoted(key), quoted(value))).collect();
         let selector = if pairs.is_empty() { "{}".into() } else { format!("{{matchLabels: {{{}}}}}", pairs.join(", ")) };
         Some((&endpoint.namespace, &endpoint.name, selector))
     };
@@ -311,7 +315,7 @@ impl Answer {
         if let Some(hint) = &self.hint {
             out.push_str(&format!("Look at: {hint}\n"));
         }
-        let effects = |out: &mut String, changes: &[Change]| {
+        let effects = |out: &mut String, changes: Vec<&Change>| {
             for change in changes {
                 out.push_str(&format!(
                     "  {} -> {}: {}{}: {} becomes {}\n",
@@ -328,20 +332,22 @@ impl Answer {
             let name = |p: &PolicyName| format!("{}{}", p.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default(), p.name);
             let policies: Vec<String> = removal.policies.iter().map(name).collect();
             out.push_str(&format!("\nIt would pass without {}; all that would change:\n", policies.join(" and ")));
-            effects(&mut out, &removal.changes);
+            effects(&mut out, removal.changes.iter().collect());
         }
         if let Some(addition) = &self.add {
             out.push_str(&format!("\nIt would pass ({} by trace) with this; all that would change:\n", addition.traced));
-            effects(&mut out, &addition.changes);
+            effects(&mut out, addition.changes.iter().collect());
             if addition.isolates {
-                let closed = addition.changes.iter().filter(|change| change.old.outcome.passes() && !change.new.outcome.passes()).count();
                 out.push_str(
                     "\nNo NetworkPolicy isolated the pod before; from then on only what this one names is open to it, as pods are now.\n",
                 );
-                out.push_str(&match closed {
-                    0 => "Nothing that was open is shut.\n".to_owned(),
-                    count => format!("{count} of the changes shut what was open: a NetworkPolicy cannot say it more closely.\n"),
-                });
+                let shut: Vec<&Change> = addition.changes.iter().filter(|change| !change.open.is_empty()).collect();
+                if shut.is_empty() {
+                    out.push_str("Nothing that was open is shut.\n");
+                } else {
+                    out.push_str("This is shut that was open, since a NetworkPolicy cannot say it more closely:\n");
+                    effects(&mut out, shut);
+                }
             }
             out.push_str(&format!("\n{}", addition.patch));
         } else if self.remove.is_some() {
