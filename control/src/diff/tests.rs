@@ -1,6 +1,7 @@
 //! The difference against brute force: `weir trace` in both snapshots for every pair of places, port and backend.
 
 use fastrand::Rng;
+use weir_fixtures::clusters::{Size, deployments};
 
 use super::*;
 use weir_dataplane::model::OnChange;
@@ -126,4 +127,29 @@ fn open_connections_fare_as_packets_of_theirs_do_once_the_other_snapshot_is_in_f
         }
     }
     assert!([Held::LivesOn, Held::Cut, Held::Reset].iter().all(|held| met.get(held).is_some_and(|count| *count > 10)), "{met:?}");
+}
+
+#[test]
+fn a_changed_policy_of_a_cluster_twice_as_large_is_asked_about_at_most_some_twice_as_often() {
+    let asked = |times: u32| {
+        let size = Size {
+            services: 200 * times,
+            endpoints_per_service: 0,
+            pods: 200 * times,
+            nodes: 20 * times,
+            policies: 60 * times,
+            namespaces: 10,
+        };
+        let text = deployments(&size);
+        let changed = text.replacen("\"port\":8083", "\"port\":999", 1);
+        assert_ne!(text, changed);
+        let [old, new] = [&text, &changed].map(|text| {
+            let snapshot = crate::source::load_text("cluster.json", text).unwrap();
+            World::new(&snapshot, &weir_dataplane::model::NodeConfig::offline("node-0")).unwrap()
+        });
+        assert!(!compare(&old, &new).changes.is_empty());
+        old.asked.load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let [one, two] = [asked(1), asked(2)];
+    assert!(one > 100 && two < 3 * one, "{one} {two}");
 }

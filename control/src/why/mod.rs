@@ -11,6 +11,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 
 use serde::Serialize;
 use weir_dataplane::model::{Direction, Ip, NodeConfig, PolicyKind, Tier, proto};
@@ -114,8 +115,14 @@ pub fn why(snapshot: &Snapshot, config: &NodeConfig, question: &Question) -> Res
         }
     }
     let guilty: Vec<PolicyName> = guilty.into_values().collect();
-    answer.remove = removal(snapshot, config, &world, &flow, &guilty)?;
-    answer.add = addition(snapshot, config, &world, question, &flow, &documents)?.map(|found| Addition { isolates, ..found });
+    // Each compares the whole cluster with a changed one.
+    let (remove, add) = thread::scope(|scope| {
+        let remove = scope.spawn(|| removal(snapshot, config, &world, &flow, &guilty));
+        let add = addition(snapshot, config, &world, question, &flow, &documents);
+        (remove.join().unwrap_or_else(|_| Err("the search for policies to remove has panicked".into())), add)
+    });
+    answer.remove = remove?;
+    answer.add = add?.map(|found| Addition { isolates, ..found });
     Ok(answer)
 }
 
