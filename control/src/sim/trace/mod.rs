@@ -2,7 +2,10 @@
 //!
 //! The packet enters where its source is, goes through that node's real pipeline, and the frame that leaves by the uplink
 //! enters the node that it is for. Both sides' policies are judged on the backend that a Service chose, also where the
-//! first side denies already.
+//! first side denies already. `start` decides where the packet enters, `steps` how what happened is told.
+
+mod start;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,18 +15,22 @@ use weir_dataplane::conntrack::Tuple;
 use weir_dataplane::craft::Craft;
 use weir_dataplane::io::mem::MemIo;
 use weir_dataplane::io::{Batch, PacketIo, PortId};
-use weir_dataplane::model::{Direction, Family, Ip, MacAddr, NodeConfig, NodeState, Protocol, proto};
+use weir_dataplane::model::{Direction, Family, Ip, MacAddr, NodeConfig, NodeState, proto};
 use weir_dataplane::policy::{Explained, Query, explain};
 use weir_dataplane::service::Candidates;
 use weir_dataplane::tables::OwnerKind;
 use weir_dataplane::verdict::Verdict;
 
-use super::fate::{Fate, Fates};
-use super::node::SimNode;
-use super::place::Place;
-use super::row::{Encap, Namer, PolicySide, Row, ServiceName, endpoint_of, protocol};
 use crate::compile::compile;
+use crate::sim::fate::{Fate, Fates};
+use crate::sim::node::SimNode;
+use crate::sim::place::Place;
+use crate::sim::row::{Encap, Namer, ServiceName, endpoint_of, protocol};
 use crate::source::objects::Snapshot;
+
+use self::start::{default_port, pod_node, start};
+pub use self::steps::Step;
+use self::steps::Walk;
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -88,17 +95,6 @@ pub struct Sent {
     pub proto: String,
 }
 
-/// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Step {
-    /// On which node.
-    pub node: String,
-    /// In which stage.
-    pub stage: &'static str,
-    /// What.
-    pub text: String,
-}
-
 /// Longest way of a packet: more nodes than this are a loop.
 const HOPS_MAX: usize = 4;
 /// Frames of one simulated node at a time, and the bytes of each.
@@ -152,14 +148,6 @@ impl<'a> Tracer<'a> {
         }
         self.nodes.get_mut(name).ok_or_else(|| format!("no node {name}"))
     }
-}
-
-/// Where a packet starts: the node, the port, the address.
-struct Start {
-    node: String,
-    port: PortId,
-    source: IpAddr,
-    destination: IpAddr,
 }
 
 /// Follows the first packet of the connection that `question` describes. `config` holds the operator's choices for all nodes;
@@ -269,143 +257,9 @@ struct Chosen {
     masquerade: bool,
 }
 
-/// What is gathered on the way.
-struct Walk {
-    steps: Vec<Step>,
-    depends_on: Vec<String>,
-    encap: Option<Encap>,
-    snat: Option<Ip>,
-}
-
-impl Walk {
-    /// Puts what one node did into steps.
-    fn tell(&mut self, node: &SimNode, port: PortId, fate: &Fate, candidates: usize) {
-        let mut namer = Namer::new(node.tables().clone());
-        let row = Row::new(1, &namer.flow(0, fate));
-        let name = namer.node().to_owned();
-        let mut step = |stage, text: String| self.steps.push(Step { node: name.clone(), stage, text });
-        let (src, dst) = (row.src.clone().unwrap_or_default(), row.dst.clone().unwrap_or_default());
-        let way_in = row.decap.as_ref().map(|from| format!(", unwrapped from node {from}'s VXLAN")).unwrap_or_default();
-        step("in", format!("by {}: {} {src} > {dst}{way_in}", row.in_port, row.proto.clone().unwrap_or_default()));
-        if let Some(state) = row.state {
-            step("conntrack", state.into());
-        }
-        if let Some(service) = &row.service {
-            let of =
-                format!("svc/{}/{}{}", service.namespace, service.name, service.port.as_ref().map(|p| format!(":{p}")).unwrap_or_default());
-            let text = match &row.backend {
-                Some(backend) => format!("{of}: {backend}, one of {candidates}"),
-                None => of,
-            };
-            step("service", text);
-        }
-        for (direction, judgement) in [(Direction::Egress, fate.trail.egress), (Direction::Ingress, fate.trail.ingress)] {
-            let Some(judgement) = judgement else { continue };
-            match row.policy.as_ref().filter(|side| side.direction == direction) {
-                Some(side) => step("policy", side.words()),
-                None => step("policy", allowed_words(direction, judgement.rule.is_some()).into()),
-            }
-        }
-        if let Some(to) = &row.dnat {
-            step("nat", format!("destination becomes {to}"));
-        }
-        if let Some(from) = &row.snat {
-            step("nat", format!("source becomes {from}"));
-        }
-        let out = row.out.clone().unwrap_or_default();
-        let (stage, text) = match (fate.verdict, &row.encap) {
-            (Verdict::Encap(_), Some(encap)) => ("encap", format!("by {out}, in VXLAN to {} with VNI {}", encap.vtep, encap.vni)),
-            (Verdict::Forward(_) | Verdict::Encap(_), _) => ("out", format!("by {out}")),
-            (Verdict::Host(_), _) => ("host", "to the node's own stack".into()),
-            (Verdict::Reply(None), _) => ("reply", "answered by the dataplane".into()),
-            (Verdict::Reply(Some(reason)), _) => ("reject", format!("{} ({}): {}", reason.name(), reason.code(), reason.words())),
-            (Verdict::Drop(reason), _) => ("drop", format!("{} ({}): {}", reason.name(), reason.code(), reason.words())),
-        };
-        step(stage, text);
-        self.depend(&name, node, port, fate, candidates);
-    }
-
-    /// Notes what a node's decision looked at, as OVS's megaflow does.
-    fn depend(&mut self, name: &str, node: &SimNode, port: PortId, fate: &Fate, candidates: usize) {
-        let Some(headers) = &fate.headers else { return };
-        let tuple = &headers.tuple;
-        let proto = protocol(tuple.proto);
-        let port = node.runtime().ports.get(usize::from(port.0)).map_or("", |p| p.name.as_str());
-        let mut fields = vec![format!("in={port}"), format!("proto={proto}"), format!("src={}", tuple.src), format!("dst={}", tuple.dst)];
-        if matches!(tuple.proto, proto::TCP | proto::UDP | proto::SCTP) {
-            fields.push(format!("dport={}", tuple.dport));
-        }
-        if fate.trail.backend.is_some() && candidates > 1 {
-            fields.push("random".into());
-        }
-        for (side, judgement, pod) in
-            [("egress", fate.trail.egress, tuple.src), ("ingress", fate.trail.ingress, fate.trail.backend.map_or(tuple.dst, |b| b.address))]
-        {
-            let pod = judgement.and_then(|_| endpoint_of(node.state(), pod.to_std()));
-            if let Some(pod) = pod.and_then(|index| node.state().endpoints.get(index as usize)) {
-                fields.push(format!("{side} policies of {}/{}", pod.namespace, pod.name));
-            }
-        }
-        self.depends_on.push(format!("{name}: {}", fields.join(", ")));
-    }
-}
-
-fn allowed_words(direction: Direction, by_rule: bool) -> &'static str {
-    match (direction, by_rule) {
-        (Direction::Egress, true) => "egress allowed by a rule",
-        (Direction::Egress, false) => "egress allowed: no policy isolates the pod, or it is exempt",
-        (Direction::Ingress, true) => "ingress allowed by a rule",
-        (Direction::Ingress, false) => "ingress allowed: no policy isolates the pod, or it is exempt",
-    }
-}
-
-/// Finds where the packet starts, and in which family it can be sent.
-fn start(cluster: &mut Tracer<'_>, state: &NodeState, question: &Question) -> Result<Start, String> {
-    if let Place::Service { .. } = question.from {
-        return Err(format!("{} sends nothing by itself; --from takes one of its pods", question.from));
-    }
-    let sources = question.from.addresses(state)?;
-    let destinations = question.to.addresses(state)?;
-    let fits = |a: &IpAddr| question.family.is_none_or(|family| Ip::from(*a).family() == family);
-    let pair = destinations.iter().filter(|d| fits(d)).find_map(|d| Some((*sources.iter().find(|s| s.is_ipv4() == d.is_ipv4())?, *d)));
-    let (source, destination) = pair.ok_or_else(|| format!("{} and {} have no address of a common family", question.from, question.to))?;
-    if question.proto == if source.is_ipv4() { proto::ICMPV6 } else { proto::ICMP } {
-        return Err(format!("{} is not spoken between {source} and {destination}", protocol(question.proto)));
-    }
-    if let Some(pod) = endpoint_of(state, source).and_then(|index| state.endpoints.get(index as usize)) {
-        let node = state.nodes[pod.node as usize].name.clone();
-        let runtime = cluster.node(&node)?.runtime();
-        let port =
-            runtime.pod(&pod.namespace, &pod.name).ok_or_else(|| format!("node {node} has no port for {}/{}", pod.namespace, pod.name))?;
-        return Ok(Start { node, port, source, destination });
-    }
-    // A pod on the host network is its node (E1.30).
-    if let Some(node) = state.nodes.iter().find(|n| n.addresses.contains(&source)).map(|n| n.name.clone()) {
-        let port = cluster.node(&node)?.runtime().host().unwrap_or(PortId(1));
-        return Ok(Start { node, port, source, destination });
-    }
-    let owner = state.nodes.iter().find(|n| n.addresses.contains(&destination)).map(|n| n.name.clone());
-    let node = owner.or_else(|| pod_node(state, destination.into())).unwrap_or_else(|| cluster.config.node.clone());
-    let port = cluster.node(&node)?.runtime().uplink().unwrap_or(PortId(0));
-    Ok(Start { node, port, source, destination })
-}
-
-/// The name of the node on which a pod with this address runs.
-fn pod_node(state: &NodeState, address: Ip) -> Option<String> {
-    let pod = state.endpoints.get(endpoint_of(state, address.to_std())? as usize)?;
-    Some(state.nodes.get(pod.node as usize)?.name.clone())
-}
-
 fn own_address(cluster: &Tracer<'_>, node: &str, seen: &Tuple) -> Option<Ip> {
     let state = cluster.nodes.get(node)?.state();
     state.nodes.get(state.this_node as usize)?.primary(seen.is_v4()).map(Ip::from)
-}
-
-/// The first port that a Service at `address` has for the protocol, else 80.
-fn default_port(state: &NodeState, address: IpAddr, number: u8) -> u16 {
-    let of_protocol = |p: Protocol| p.number() == number;
-    let frontends = state.services.iter().filter(|s| of_protocol(s.protocol)).flat_map(|s| &s.frontends);
-    frontends.filter(|f| f.address == address).map(|f| f.port).next().unwrap_or(80)
 }
 
 /// Every backend that `node` may choose for the flow, sorted, and whether its source becomes the node.
@@ -468,41 +322,4 @@ fn judge(
     let port = if matches!(seen.proto, proto::TCP | proto::UDP | proto::SCTP) { seen.dport } else { 0 };
     let query = Query { pod: endpoint, direction, peer, protocol: seen.proto, port, via_service };
     Ok(Some(explain(sim.state(), sim.runtime(), &query)))
-}
-
-impl Answer {
-    /// The answer for people: the packet, the steps, what they depend on, the end.
-    pub fn text(&self) -> String {
-        let mut out = format!("Packet: {} {} > {}\n", self.packet.proto, self.packet.src, self.packet.dst);
-        let mut node = "";
-        for (n, step) in self.steps.iter().enumerate() {
-            if step.node != node {
-                node = &step.node;
-                out.push_str(&format!("\nnode {node}\n{}\n", "-".repeat(5 + node.chars().count())));
-            }
-            out.push_str(&format!("{n:2}. {:<9} {}\n", step.stage, step.text));
-        }
-        out.push('\n');
-        for (direction, explained) in [(Direction::Egress, &self.egress), (Direction::Ingress, &self.ingress)] {
-            if let Some(explained) = explained {
-                let side = PolicySide { direction, explained: explained.clone() };
-                let words =
-                    if explained.isolated || !explained.allowed { side.words() } else { side.words() + ": no policy isolates the pod" };
-                out.push_str(&format!("Policy: {words}\n"));
-            }
-        }
-        if !self.backends.is_empty() {
-            out.push_str(&format!("Backends: {}\n", self.backends.join(", ")));
-        }
-        if let Some(snat) = &self.snat {
-            out.push_str(&format!("The destination sees: {snat}\n"));
-        }
-        out.push_str("Depends on:\n");
-        for line in &self.depends_on {
-            out.push_str(&format!("  {line}\n"));
-        }
-        let reason = self.reason.map(|r| format!(" ({r})")).unwrap_or_default();
-        out.push_str(&format!("Verdict: {}{reason}\n", self.verdict));
-        out
-    }
 }
