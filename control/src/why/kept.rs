@@ -18,12 +18,15 @@ struct Open {
     items: Vec<String>,
 }
 
+/// An address of a pod, and the ports that are open to it.
+type Peer = (Ip, Vec<Span>);
+
 /// The rules, as further items of `ingress` or `egress`; as the pods of the snapshot are, what is in no namespace by blocks.
 pub(super) fn rules(world: &World, pod: Ip, direction: Direction) -> String {
     let state = world.state();
     let mut open: BTreeMap<Vec<Span>, Open> = BTreeMap::new();
     let subjects = Subjects { world, direction, addresses: subjects(world, pod) };
-    let mut alike: BTreeMap<(&str, String), Vec<(Ip, Vec<Span>)>> = BTreeMap::new();
+    let mut alike: BTreeMap<(&str, String), Vec<Peer>> = BTreeMap::new();
     for endpoint in state.endpoints.iter().filter(|e| !e.host_network) {
         let labels = serde_json::to_string(&state.identities[endpoint.identity as usize].labels).unwrap_or_default();
         let peers = endpoint.addresses.iter().filter_map(|peer| Some((Ip::from(*peer), subjects.admitted(Ip::from(*peer))?)));
