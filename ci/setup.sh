@@ -10,7 +10,7 @@ packages=(
   # the filters of weir capture
   libpcap-dev
   # what the tests, the demo and the benches run in their own namespaces
-  iproute2 iputils-ping ethtool tcpdump iperf3 netcat-openbsd curl nftables python3 procps jq strace
+  iproute2 bpftool iputils-ping ethtool tcpdump iperf3 netcat-openbsd curl nftables python3 procps jq strace
   # instructions are counted (ci/instructions.sh)
   valgrind
   # the matrix page is looked at in a browser
