@@ -2,10 +2,9 @@
 
 use std::io::{self, Write};
 
-use weir_dataplane::model::NodeConfig;
-
-use super::Answer;
-use super::common::{SnapshotArgs, compile_for};
+use super::common::SnapshotArgs;
+use super::{Answer, Refused};
+use crate::compile;
 use crate::source::objects::Snapshot;
 
 /// Arguments of `weir validate`.
@@ -18,9 +17,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
         let snapshot = self.snapshot.load()?;
-        for node in &snapshot.nodes {
-            compile_for(&snapshot, &NodeConfig::offline(&node.meta.name))?;
-        }
+        compile::check(&snapshot).map_err(|error| Refused(error.to_string()))?;
         writeln!(io::stdout(), "{}", text(&snapshot))?;
         Ok(Answer::Yes)
     }

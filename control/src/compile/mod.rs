@@ -77,6 +77,20 @@ pub fn compile(snapshot: &Snapshot, node: &str, config: &NodeConfig) -> Result<N
     Ok(assemble(snapshot, pods, nodes, this_node, cluster, services, service::cluster_ips(snapshot)))
 }
 
+/// Finds what keeps a snapshot from being compiled for any of its nodes: an address and port that two Services ask for there.
+///
+/// # Errors
+/// As [`compile`] for the first node, in the order of the snapshot, where it would fail.
+pub fn check(snapshot: &Snapshot) -> Result<(), CompileError> {
+    let nodes = overlay::nodes(snapshot);
+    for node in &snapshot.nodes {
+        if let Some(this_node) = overlay::find(&nodes, &node.meta.name) {
+            service::check(snapshot, &nodes, this_node, &NodeConfig::offline(&node.meta.name))?;
+        }
+    }
+    Ok(())
+}
+
 /// The state of a node whose Services are compiled: what is left are policies and what they select.
 fn assemble(
     snapshot: &Snapshot,

@@ -21,16 +21,12 @@ pub(super) fn compile(
     this_node: NodeIndex,
     config: &NodeConfig,
 ) -> Result<Vec<Arc<Service>>, CompileError> {
-    let cluster = Cluster::new(snapshot, Some(pods), nodes, this_node, config, |_, _| true);
-    let mut objects: Vec<&objects::Service> = snapshot.services.iter().filter(|s| is_proxied(s)).collect();
-    objects.sort_unstable_by_key(|s| (s.meta.namespace.as_str(), s.meta.name.as_str()));
-    let mut services = Vec::new();
-    for object in objects {
-        cluster.service(object, &mut services);
-    }
-    let services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
-    refuse_taken(&services)?;
-    Ok(services)
+    Cluster::new(snapshot, Some(pods), nodes, this_node, config, |_, _| true).services(snapshot)
+}
+
+/// Finds what [`compile`] would refuse, without a look at endpoints.
+pub(super) fn check(snapshot: &Snapshot, nodes: &[Node], this_node: NodeIndex, config: &NodeConfig) -> Result<(), CompileError> {
+    Cluster::new(snapshot, None, nodes, this_node, config, |_, _| false).services(snapshot).map(drop)
 }
 
 /// `(namespace, name)` of a Service.
@@ -159,6 +155,18 @@ impl<'s> Cluster<'s> {
         let zones: HashMap<&str, &str> = snapshot.nodes.iter().filter_map(|n| n.zone().map(|zone| (n.meta.name.as_str(), zone))).collect();
         let zone = zones.get(this.name.as_str()).copied().unwrap_or_default();
         Self { slices, pods, nodes, zones, this, zone, node_port_addresses: node_port_addresses(this, config) }
+    }
+
+    fn services(&self, snapshot: &Snapshot) -> Result<Vec<Arc<Service>>, CompileError> {
+        let mut objects: Vec<&objects::Service> = snapshot.services.iter().filter(|s| is_proxied(s)).collect();
+        objects.sort_unstable_by_key(|s| (s.meta.namespace.as_str(), s.meta.name.as_str()));
+        let mut services = Vec::new();
+        for object in objects {
+            self.service(object, &mut services);
+        }
+        let services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
+        refuse_taken(&services)?;
+        Ok(services)
     }
 
     fn service(&self, object: &objects::Service, services: &mut Vec<Service>) {
