@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use lab_support::{Lab, cluster, exec_ok};
 use weir_control::lab::LabName;
-use weir_dataplane::admin::protocol::{Client, Request, Response};
+use weir_dataplane::admin::client::Client;
+use weir_dataplane::admin::protocol::{Request, Response};
 use weir_dataplane::model::{GATEWAY_V4, GATEWAY_V6, MacAddr, PodPort};
 use weir_host::{Netns, PodLink, attach_pod, detach_pod};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lab_support::{Lab, exec_ok};
 use serde_json::Value;
-use weir_dataplane::admin::protocol::Client;
+use weir_dataplane::admin::client::Client;
 
 fn lab() -> &'static Lab {
     Lab::shared("e2e")

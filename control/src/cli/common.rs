@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use serde::Serialize;
-use weir_dataplane::admin::protocol::{Client, ClientError};
+use weir_dataplane::admin::client::{Client, ClientError};
 use weir_dataplane::config::{self, ConfigError};
 use weir_dataplane::model::{NodeConfig, NodeState};
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
-use weir_dataplane::admin::protocol::{Connection, ConnectionSide};
+use weir_dataplane::admin::figures::{Connection, ConnectionSide};
 use weir_dataplane::model::{NodeState, Service, proto};
 
 use super::common::{endpoint, protocol_name};

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, Write};
 
-use weir_dataplane::admin::protocol::{Connection, ConnectionSide};
+use weir_dataplane::admin::figures::{Connection, ConnectionSide};
 use weir_dataplane::model::{NodeState, proto};
 
 use super::Answer;

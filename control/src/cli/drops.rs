@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use weir_dataplane::admin::protocol::DropCounts;
+use weir_dataplane::admin::figures::DropCounts;
 use weir_dataplane::flows::{DropCause, DropRow};
 use weir_dataplane::model::Direction;
 use weir_dataplane::policy::PolicyName;

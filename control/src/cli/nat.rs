@@ -1,7 +1,7 @@
 //! `weir nat`: the translations in force, one a connection whose addresses or ports are rewritten.
 
 use serde::Serialize;
-use weir_dataplane::admin::protocol::Connection;
+use weir_dataplane::admin::figures::Connection;
 
 use super::Answer;
 use super::common::{AskArgs, Listing, age, protocol_name};

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
-use weir_dataplane::admin::protocol::{Runtime, StageRuntime, SystemCallCounts, WorkerRuntime};
+use weir_dataplane::admin::figures::{Runtime, StageRuntime, SystemCallCounts, WorkerRuntime};
 use weir_dataplane::counters::{Stage, StageCounters};
 
 use super::Answer;

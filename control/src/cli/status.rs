@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-use weir_dataplane::admin::protocol::Status;
+use weir_dataplane::admin::figures::Status;
 
 use super::Answer;
 use super::common::{AskArgs, Output, print_data, table};

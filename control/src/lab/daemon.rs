@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use weir_dataplane::admin::protocol::{Client, Request, Response};
+use weir_dataplane::admin::client::Client;
+use weir_dataplane::admin::protocol::{Request, Response};
 use weir_dataplane::model::NodeState;
 use weir_host::Netns;
 

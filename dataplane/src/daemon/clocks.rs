@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Daemon;
-use crate::admin::protocol::{Runtime, StageRuntime, SystemCallCounts, WorkerRuntime};
+use crate::admin::figures::{Runtime, StageRuntime, SystemCallCounts, WorkerRuntime};
 use crate::counters::{Stage, Stages};
 use crate::worker::Report;
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
-use crate::admin::protocol::Status;
+use crate::admin::figures::Status;
 use crate::model::NodeState;
 
 /// All metrics of a daemon that works by `state`.
@@ -33,7 +33,7 @@ pub(super) fn text(status: &Status, state: &NodeState) -> String {
     let used = frames.total.saturating_sub(frames.free).saturating_sub(frames.lost);
     let states = [("free", frames.free), ("used", used), ("lost", frames.lost)].map(|(state, count)| (vec![("state", state)], count));
     page.family("weir_frames", "gauge", "Frames of all workers' memory, by where they are.", states);
-    let workers = |of: fn(&crate::admin::protocol::WorkerStatus) -> u64| -> Vec<(Vec<(&'static str, String)>, u64)> {
+    let workers = |of: fn(&crate::admin::figures::WorkerStatus) -> u64| -> Vec<(Vec<(&'static str, String)>, u64)> {
         status.workers.iter().map(|worker| (vec![("core", worker.core.to_string())], of(worker))).collect()
     };
     page.family("weir_worker_receive_packets_total", "counter", "Packets received, by worker.", workers(|w| w.rx));
@@ -90,7 +90,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::admin::protocol::{ConnectionCounts, FrameCounts, KernelCounts, PacketCounts, SystemCallCounts, WorkerStatus};
+    use crate::admin::figures::{ConnectionCounts, FrameCounts, KernelCounts, PacketCounts, SystemCallCounts, WorkerStatus};
     use crate::model::{Family, Protocol, Service};
 
     fn port_of(name: &str, port: u16, any_usable: bool) -> Arc<Service> {

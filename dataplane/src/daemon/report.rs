@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Daemon, Inner};
-use crate::admin::protocol::{ConnectionCounts, DropCounts, PortStatus, Status, WorkerStatus};
+use crate::admin::figures::{ConnectionCounts, DropCounts, PortStatus, Status, WorkerStatus};
 use crate::counters::{Counters, PortCounters};
 use crate::model::NodeState;
 use crate::runtime::PortKind;

@@ -12,9 +12,8 @@ use crossbeam::channel::RecvTimeoutError;
 
 use super::capture::capture;
 use super::{Daemon, End};
-use crate::admin::protocol::{
-    CONNECTIONS_PER_MESSAGE, Connection, ConnectionSide, FLOWS_PER_MESSAGE, HEARTBEAT, Request, Response, receive, send,
-};
+use crate::admin::figures::{Connection, ConnectionSide};
+use crate::admin::protocol::{CONNECTIONS_PER_MESSAGE, FLOWS_PER_MESSAGE, HEARTBEAT, Request, Response, receive, send};
 use crate::conntrack::{ConnTable, FlowCounts, FlowRecord, FlowView, Ticks};
 use crate::flows::{Hub, Query};
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
-use weir_dataplane::admin::protocol::Client;
+use weir_dataplane::admin::client::Client;
 use weir_dataplane::model::NodeState;
 
 use self::panes::{Reading, head, panes};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use weir_dataplane::admin::protocol::{Connection, Runtime, Status};
+use weir_dataplane::admin::figures::{Connection, Runtime, Status};
 use weir_dataplane::verdict::DropReason;
 
 use super::super::common::{age, protocol_name, table};
@@ -235,7 +235,7 @@ fn short(value: f64) -> String {
 /// Two readings a second apart, to test with.
 #[cfg(test)]
 pub(super) fn readings() -> [Reading; 2] {
-    use weir_dataplane::admin::protocol::{ConnectionCounts, PacketCounts, PortStatus, StageRuntime, WorkerRuntime, WorkerStatus};
+    use weir_dataplane::admin::figures::{ConnectionCounts, PacketCounts, PortStatus, StageRuntime, WorkerRuntime, WorkerStatus};
     use weir_dataplane::counters::{Stage, StageCounters};
 
     let reading = |secs: u64| {
