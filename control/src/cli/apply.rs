@@ -65,7 +65,10 @@ impl Args {
                     owed = false;
                     said.clear();
                 }
-                Err(error) if error.downcast_ref::<io::Error>().is_some() => return Err(error),
+                // Nobody reads what is said here any more; a file that cannot be read now may be there again soon.
+                Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     let message = format!("{error:#}");
                     if message != said {
