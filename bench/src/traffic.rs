@@ -4,7 +4,8 @@
 //! slot of its own of an arena of 16,384, so that its lines are cold when its turn comes, batches of 32. Filling the slots is not
 //! measured. Slots are 2112 bytes apart: at a power of two all headers would share two sets of the first cache.
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use weir_dataplane::conntrack::{ConnTable, TableConfig, Ticks, Tuple};
@@ -371,6 +372,24 @@ impl Traffic {
     /// Sends all packets through the pipeline, batch by batch. Gives the time that it took.
     pub fn run(&mut self) -> Duration {
         self.run_in(BATCH)
+    }
+
+    /// A round of known flows here and one of another worker, on two threads that begin together. Gives the mean of their times.
+    ///
+    /// # Panics
+    /// Where a round does.
+    pub fn run_both(&mut self, other: &mut Self) -> Duration {
+        let start = Barrier::new(2);
+        let turn = |traffic: &mut Self| {
+            traffic.fill_requests();
+            start.wait();
+            traffic.run()
+        };
+        thread::scope(|scope| {
+            let theirs = scope.spawn(|| turn(other));
+            let ours = turn(self);
+            (ours + theirs.join().expect("a worker")) / 2
+        })
     }
 
     /// The same in batches of another size.

@@ -116,7 +116,10 @@ fn a_watched_snapshot_is_in_force_whenever_it_changes_and_bad_input_changes_noth
     }
     let said = lab.folder().join("watch.log");
     let log = std::fs::File::create(&said).unwrap();
-    let mut watch = lab.weir_apply_command(&[&folder]).arg("--watch").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let named = lab.folder().join("named.yaml");
+    let space = "apiVersion: v1\nkind: Namespace\nmetadata: {name: more}\n";
+    std::fs::write(&named, space).unwrap();
+    let mut watch = lab.weir_apply_command(&[&folder, &named]).arg("--watch").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
     let says = |text: &str| {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !std::fs::read_to_string(&said).unwrap().contains(text) {
@@ -140,6 +143,11 @@ fn a_watched_snapshot_is_in_force_whenever_it_changes_and_bad_input_changes_noth
     std::fs::remove_file(&deny).unwrap();
     says(&format!("generation {} in force", first + 2));
     assert_eq!(fetch(&lab, "t/client", "http://10.96.0.20").as_deref(), Ok("server"));
+    // A file given by its name is gone for a moment, as while an editor writes it anew.
+    std::fs::remove_file(&named).unwrap();
+    says("named.yaml: No such file");
+    std::fs::write(&named, space.replace("name: more", "name: most")).unwrap();
+    says(&format!("generation {} in force", first + 3));
     watch.kill().unwrap();
     watch.wait().unwrap();
     lab.assert_sums_meet();

@@ -4,14 +4,9 @@
 //! is a packet of one worker, so that perfect scaling gives the same figure for `one` and `two` (goal: 95 %). `one` draws from the
 //! same half of the flows. Axis: live flows. Needs two free cores. No peers.
 
-use std::sync::Barrier;
-use std::thread;
-use std::time::Duration;
-
 use criterion::{BenchmarkId, Criterion};
 use weir_bench::plan::Plan;
 use weir_bench::sizes;
-use weir_bench::traffic::Traffic;
 
 use crate::rig::{World, group, row};
 
@@ -39,23 +34,8 @@ pub(crate) fn rows(criterion: &mut Criterion, world: &mut World) {
                 let first = world.of(Plan::MAIN, flows);
                 (first.beside(), first)
             },
-            |(second, first)| both(first, second),
+            |(second, first)| first.run_both(second),
         );
     }
     rows.finish();
-}
-
-/// A round on two threads that begin together. Gives the mean of their times.
-fn both(first: &mut Traffic, second: &mut Traffic) -> Duration {
-    let start = Barrier::new(2);
-    let turn = |traffic: &mut Traffic| {
-        traffic.fill_requests();
-        start.wait();
-        traffic.run()
-    };
-    thread::scope(|scope| {
-        let other = scope.spawn(|| turn(second));
-        let mine = turn(first);
-        (mine + other.join().expect("a worker")) / 2
-    })
 }

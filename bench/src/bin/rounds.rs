@@ -4,8 +4,7 @@
 //! `--toggle-collect='*counted*'` only what a round measures is counted, which is how `ci/instructions.sh` counts.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Barrier};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_bench::frames::Frames;
@@ -89,17 +88,7 @@ impl Subject {
     /// The mean time of two workers that begin together.
     fn two_workers(&mut self) -> Duration {
         let other = self.other.get_or_insert_with(|| self.traffic.beside());
-        let start = Barrier::new(2);
-        let turn = |traffic: &mut Traffic| {
-            traffic.fill_requests();
-            start.wait();
-            traffic.run()
-        };
-        thread::scope(|scope| {
-            let theirs = scope.spawn(|| turn(other));
-            let ours = turn(&mut self.traffic);
-            (ours + theirs.join().expect("a worker")) / 2
-        })
+        self.traffic.run_both(other)
     }
     fn new_connections(&mut self) -> Duration {
         self.traffic.fill_first_packets();
