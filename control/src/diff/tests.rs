@@ -151,5 +151,6 @@ fn a_changed_policy_of_a_cluster_twice_as_large_is_asked_about_at_most_some_twic
         old.asked.load(std::sync::atomic::Ordering::Relaxed)
     };
     let [one, two] = [asked(1), asked(2)];
-    assert!(one > 100 && two < 3 * one, "{one} {two}");
+    // 2,074 and 2,396 where only those are asked about whom the policy selects; 39,314 and 83,256 where everybody is.
+    assert!(one > 100 && one < 8000 && two < 2 * one, "{one} {two}");
 }
