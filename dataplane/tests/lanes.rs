@@ -29,7 +29,7 @@ impl Observer for Everything {
 const PAYLOAD: usize = 23;
 
 /// Flows by the tuple of their first packet, without protocol and client's port.
-const FLOWS: [(&str, &str, &str); 14] = [
+const FLOWS: [(&str, &str, &str); 16] = [
     // On one node, to a service and past it.
     ("client", "10.244.1.6", "10.96.0.10:80"),
     ("client", "fd00:244:1::6", "[fd00:96::10]:80"),
@@ -45,6 +45,8 @@ const FLOWS: [(&str, &str, &str); 14] = [
     ("node b", "fd00:244:2::7", "[fd00:244:1::5]:8080"),
     ("host", "10.0.0.10", "10.96.0.20:80"),
     ("host", "10.0.0.10", "10.244.1.5:8080"),
+    ("host", "fd00::10", "[fd00:96::20]:80"),
+    ("host", "fd00::10", "[fd00:244:1::5]:8080"),
     ("client", "10.244.1.6", "192.0.2.1:443"),
     ("uplink", "192.0.2.9", "10.244.1.5:8080"),
 ];
@@ -193,7 +195,7 @@ fn home(node: &TestNode, source: Ip, hint: &str) -> (PortId, Option<&'static str
     match source.to_std().to_string().as_str() {
         "10.244.1.6" | "fd00:244:1::6" => (node.pod("client"), None),
         "10.244.1.5" | "fd00:244:1::5" => (node.pod("web"), None),
-        "10.0.0.10" => (HOST, None),
+        "10.0.0.10" | "fd00::10" => (HOST, None),
         remote if remote.starts_with("10.244.2.") || remote.starts_with("fd00:244:2:") => (UPLINK, Some("10.0.0.11")),
         remote if remote.starts_with("10.244.3.") || remote.starts_with("fd00:244:3:") => (UPLINK, Some("10.0.0.12")),
         _ if hint == "host" => (HOST, None),
