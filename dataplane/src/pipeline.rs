@@ -43,7 +43,7 @@ use exits::{emit, fits};
 use first::{Foreseen, first_packet};
 use refusal::{Limiter, Refusal};
 
-/// Most entries of the connection table that a batch looks at for expiry; as many as that while the table is nearly full.
+/// Most entries of the connection table that a batch looks at for expiry.
 const EXPIRE_MAX: u32 = 4 * BATCH_MAX as u32;
 /// Fewer are not worth the call.
 const EXPIRE_MIN: u32 = 16;
@@ -253,7 +253,7 @@ pub fn expire(cx: &mut Cx<'_>, most: u32) {
     let elapsed = cx.now.saturating_sub(cx.local.swept).min(SWEEP_NANOS);
     // Below 10^10 * 2^30, which fits.
     let due = (elapsed * u64::from(cx.conns.max()) / SWEEP_NANOS) as u32;
-    let budget = if cx.local.conns.is_pressed() { due.max(EXPIRE_MAX) } else { due }.min(most);
+    let budget = due.min(most);
     if budget >= EXPIRE_MIN.min(cx.conns.max()) {
         cx.conns.expire(&mut cx.local.conns, Ticks::from_nanos(cx.now), budget);
         // What is beyond the budget stays due.

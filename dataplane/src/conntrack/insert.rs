@@ -46,13 +46,13 @@ impl ConnTable {
     pub(crate) fn enter(&self, worker: &mut Worker, ends: &[Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, InsertError> {
         if !self.charge(init.owner) {
             // Of its own flows, as of all: those without a reply make room.
-            self.evict_one(worker, now, |flow, age| self.owner_of(flow) == init.owner && age >= EVICTABLE_MS);
+            self.evict_oldest(worker, now, |flow, age| self.owner_of(flow) == init.owner && age >= EVICTABLE_MS);
             if !self.charge(init.owner) {
                 return Err(InsertError::ShareExceeded);
             }
         }
         if worker.pressed {
-            self.evict_one(worker, now, |_, _| true);
+            self.evict_chosen(worker, now);
         }
         let error = match self.attempt(worker, ends, init, now) {
             Ok(hit) => return Ok(hit),
@@ -67,7 +67,7 @@ impl ConnTable {
         if error == InsertError::Full {
             let refused = &self.epochs.slots()[worker.slot].refused;
             refused.store(refused.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            self.evict_one(worker, now, |_, _| true);
+            self.evict_oldest(worker, now, |_, _| true);
         }
         Err(error)
     }
@@ -197,6 +197,16 @@ impl ConnTable {
         self.index.places(hashes[1]).unlink(Slot::new(entry, FlowDir::Reply));
     }
 
+    fn hashes_of(&self, entry: u32) -> [u64; 2] {
+        [FlowDir::Original, FlowDir::Reply].map(|dir| self.hash_key(&self.line_of(entry, dir).key()))
+    }
+    /// Asks for the index lines that the removal of a flow will need.
+    pub(super) fn prefetch_index(&self, entry: u32) {
+        for hash in self.hashes_of(entry) {
+            self.index.places(hash).prefetch();
+        }
+    }
+
     /// Removes a flow that was found since the worker's last quiescent point. Tells whether it was still there: of several
     /// that remove the same flow, one is told so.
     pub fn remove(&self, worker: &mut Worker, entry: EntryId) -> bool {
@@ -205,8 +215,7 @@ impl ConnTable {
         if cold.status.compare_exchange(status::LIVE, status::DEAD, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        let hashes = [FlowDir::Original, FlowDir::Reply].map(|dir| self.hash_key(&self.line_of(entry.0, dir).key()));
-        self.unlink(entry.0, hashes);
+        self.unlink(entry.0, self.hashes_of(entry.0));
         self.discharge(cold.owner.load(Ordering::Relaxed));
         self.uncount(entry.0);
         let balance = &self.epochs.slots()[worker.slot].balance;

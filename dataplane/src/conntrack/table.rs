@@ -92,6 +92,10 @@ pub struct Worker {
     batches: u32,
     /// The table is nearly full: flows without a reply die early.
     pub(super) pressed: bool,
+    /// The flows that will make room for the next ones while the table is nearly full.
+    pub(super) chosen: [Option<EntryId>; 2],
+    /// Where in the table the last of them was looked for, in 2^-32 of it.
+    pub(super) sample: u32,
 }
 
 impl Drop for Worker {
@@ -179,7 +183,9 @@ impl ConnTable {
         let (slot, left) = self.epochs.claim(0..self.config.workers as usize)?;
         self.epochs.quiescent(slot);
         let lists = left.unwrap_or_default();
-        Some(Worker { epochs: Arc::clone(&self.epochs), slot, lists, sweep: 0..0, batches: 0, pressed: false })
+        // Workers look in different places.
+        let sample = (slot as u32) << 24;
+        Some(Worker { epochs: Arc::clone(&self.epochs), slot, lists, sweep: 0..0, batches: 0, pressed: false, chosen: [None; 2], sample })
     }
     /// Gives a handle to a reader; `None` when four are in use.
     pub fn reader(&self) -> Option<Reader> {
@@ -295,8 +301,12 @@ impl ConnTable {
     #[inline(always)]
     pub(super) fn prefetch_lines(&self, entry: u32) {
         for dir in [FlowDir::Original, FlowDir::Reply] {
-            arch::prefetch(&self.lines, line_index(Slot::new(entry, dir)) as usize);
+            self.prefetch_line(entry, dir);
         }
+    }
+    #[inline(always)]
+    pub(super) fn prefetch_line(&self, entry: u32, dir: FlowDir) {
+        arch::prefetch(&self.lines, line_index(Slot::new(entry, dir)) as usize);
     }
     #[inline(always)]
     pub(super) fn line(&self, slot: Slot) -> &Line {

@@ -145,6 +145,34 @@ fn flows_expire_by_their_last_packet_in_either_direction() {
     assert_eq!((table.used(), find(&table, &udp)), (0, None));
 }
 
+/// Established flows that came before lie together in the table, and a hand that goes round would find nothing for as long as it
+/// passes them.
+#[test]
+fn a_flood_makes_room_for_itself_while_most_of_the_table_is_established() {
+    const MAX: u32 = 16_384;
+    let table = table(MAX, 1);
+    let mut worker = table.worker().unwrap();
+    let mut refused_at = Vec::new();
+    for n in 0..4 * MAX {
+        let (original, reply) = flow(n);
+        let state = if n < MAX * 5 / 8 { FlowState::Established } else { FlowState::SynSent };
+        // 32 a batch, at 1 M packets a second.
+        if table.insert(&mut worker, &original, &reply, &FlowInit { state, ..init(n) }, Ticks(n / 1000)).is_err() {
+            refused_at.push(n);
+        }
+        if n % 32 == 31 {
+            table.quiescent(&mut worker);
+        }
+    }
+    assert!(table.used() > MAX - MAX / 8, "{} flows: room was made that nobody needed", table.used());
+    assert!((0..MAX * 5 / 8).all(|n| find(&table, &flow(n).0).is_some()), "an established flow was evicted");
+    // A few find both of their index lines full.
+    assert!(refused_at.len() < 16, "{} were refused: {refused_at:?}", refused_at.len());
+    // Of those that wait for a reply the old ones go first.
+    let alive = |range: std::ops::Range<u32>| range.filter(|n| find(&table, &flow(*n).0).is_some()).count();
+    assert!(alive(4 * MAX - 1024..4 * MAX) > 2 * alive(4 * MAX - 8192..4 * MAX - 7168));
+}
+
 #[test]
 fn a_full_table_refuses_and_counts_and_lets_only_unreplied_flows_die() {
     let table = table(64, 1);
