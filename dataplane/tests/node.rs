@@ -561,3 +561,32 @@ fn no_frame_whatsoever_upsets_the_node() {
     }
     assert!(node.local.counters.received > 20_000);
 }
+
+#[test]
+fn flows_end_within_ten_seconds_of_their_time_while_anything_comes() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut node = TestNode::new(&cluster(0));
+    let (from, to) = (node.pod("client"), node.pod("web"));
+    let craft = |node: &TestNode, sport: u16| node.craft(from, tuple(UDP, &format!("10.244.1.6:{sport}"), "10.244.1.5:5353")).frame();
+    // Twenty, of which four fall silent, here and there in the table.
+    for sport in 4000..4020 {
+        let frame = craft(&node, sport);
+        node.passes(from, frame, to);
+    }
+    let silent = [4000, 4006, 4013, 4019].map(|sport| tuple(UDP, &format!("10.244.1.6:{sport}"), "10.244.1.5:5353"));
+    let busy = (4000..4020).filter(|sport| silent.iter().all(|tuple| tuple.sport != *sport)).cycle();
+    let mut gone_after = [None; 4];
+    for (quarter, sport) in (1..140 * 4).zip(busy) {
+        node.now += SECOND / 4;
+        let frame = craft(&node, sport);
+        node.passes(from, frame, to);
+        for (tuple, gone) in silent.iter().zip(&mut gone_after) {
+            if gone.is_none() && node.conns.lookup(node.conns.hash(tuple), tuple).is_none() {
+                *gone = Some(quarter / 4);
+            }
+        }
+    }
+    // RFC 4787 REQ-5: two minutes for UDP without an answer.
+    assert!(gone_after.iter().all(|after| after.is_some_and(|seconds| (120..=131).contains(&seconds))), "{gone_after:?}");
+    assert_eq!(node.conns.used(), 16);
+}

@@ -98,7 +98,7 @@ impl ConnTable {
     }
     /// An entry from elsewhere in the table; those of the next call are asked for.
     fn next_sample(&self, worker: &mut Worker) -> Option<u32> {
-        let entries = self.free.high_water() - 1;
+        let entries = self.extent();
         let at = |place: u32| ((u64::from(place) * u64::from(entries)) >> 32) as u32 + 1;
         worker.sample = worker.sample.wrapping_add(STEP);
         let ahead = at(worker.sample.wrapping_add(STEP.wrapping_mul(SAMPLE)));
@@ -116,13 +116,12 @@ impl ConnTable {
     /// The next entry under the hand, which all workers move together: each takes blocks of its own.
     fn next_in_sweep(&self, worker: &mut Worker) -> Option<u32> {
         if worker.sweep.is_empty() {
-            let end = self.free.high_water();
-            if end <= 1 {
+            let extent = self.extent();
+            if extent == 0 {
                 return None;
             }
-            let blocks = (end - 1).div_ceil(BLOCK);
-            let start = self.hand.fetch_add(1, Ordering::Relaxed) % blocks * BLOCK + 1;
-            worker.sweep = start..(start + BLOCK).min(end);
+            let start = self.hand.fetch_add(1, Ordering::Relaxed) % extent.div_ceil(BLOCK) * BLOCK + 1;
+            worker.sweep = start..(start + BLOCK).min(extent + 1);
         }
         let entry = worker.sweep.next()?;
         if entry + AHEAD <= self.max() {

@@ -197,6 +197,10 @@ impl ConnTable {
     pub fn max(&self) -> u32 {
         self.config.max
     }
+    /// Entries that were ever used: those which [`expire`](Self::expire) goes round.
+    pub fn extent(&self) -> u32 {
+        self.free.high_water() - 1
+    }
     /// Flows held now. Reads one line per worker.
     pub fn used(&self) -> u32 {
         let sum = self.epochs.slots().iter().fold(0u32, |sum, slot| sum.wrapping_add(slot.balance.load(Ordering::Relaxed)));
