@@ -4,14 +4,15 @@
 //! source is proven as far as its port can prove it.
 
 use super::hot::Arrival;
-use super::{Cx, Inbound, Sender, is_to_overlay};
+use super::{Cx, Inbound, Sender};
 use crate::answer;
+use crate::conntrack::Tuple;
 use crate::io::Packet;
 use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, OverlayMode, proto};
 use crate::overlay::vxlan;
 use crate::parse::{HeaderFlags, Headers, Kind, Parsed, finish_checksum, finish_checksum_of_chain, parse, parse_first};
 use crate::route::vni;
-use crate::tables::{OwnerKind, PortEntry, Side};
+use crate::tables::{OwnerKind, PortEntry, Side, Tables};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::arp;
 
@@ -218,4 +219,11 @@ fn trim(cx: &Cx<'_>, packet: &mut Packet, headers: &Headers) -> Result<(), DropR
 /// Tells whether an address is the gateway's.
 pub(super) fn is_gateway(address: Ip) -> bool {
     address == GATEWAY_V4.into() || address == GATEWAY_V6.into()
+}
+
+/// What a node would take for an overlay packet.
+pub(super) fn is_to_overlay(tables: &Tables, tuple: &Tuple, destination: &OwnerKind) -> bool {
+    let overlay = &tables.runtime.config.overlay;
+    (tuple.proto, tuple.dport, overlay.mode) == (proto::UDP, overlay.port, OverlayMode::Vxlan)
+        && matches!(destination, OwnerKind::OwnNode | OwnerKind::OtherNode(_))
 }

@@ -4,10 +4,11 @@ use super::{Cx, Inbound, Refusal, Sender};
 use crate::events::Trail;
 use crate::io::Packet;
 use crate::model::{Ip, MacAddr};
-use crate::nat::decrement_ttl;
+use crate::nat::{Rewrite, decrement_ttl};
 use crate::overlay::vxlan;
 use crate::parse::Headers;
-use crate::route::Exit;
+use crate::route::{Exit, ExitId};
+use crate::tables::Owner;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet;
 
@@ -77,4 +78,30 @@ pub(super) fn emit(
     };
     ethernet::set_macs(cx.arena.bytes_mut(&mut packet.frame), dst, src);
     Ok(verdict)
+}
+
+/// The way to an address. Where only the neighbour is unknown this is noted, so that the kernel can be asked for it.
+pub(super) fn resolve(cx: &mut Cx<'_>, owner: &Owner, destination: Ip) -> Result<ExitId, DropReason> {
+    let exit = cx.tables.routes.resolve(owner, destination);
+    if exit == Err(DropReason::FibLookupFailed) {
+        cx.local.unresolved = Some(destination);
+    }
+    exit
+}
+
+/// Translates a packet and sends it out.
+#[inline(always)]
+pub(super) fn edit_and_emit(
+    cx: &mut Cx<'_>,
+    packet: &mut Packet,
+    inbound: &Inbound,
+    rewrite: &Rewrite,
+    destination: Ip,
+    way: Exit,
+    trail: &mut Trail,
+) -> Result<Verdict, Refusal> {
+    let bytes = cx.arena.bytes_mut(&mut packet.frame);
+    rewrite.apply(bytes, &inbound.headers)?;
+    hop(bytes, inbound, way);
+    emit(cx, packet, inbound, way, destination, trail)
 }

@@ -1,12 +1,11 @@
 //! The first packet of a flow: service, policy, masquerade and route, each asked once, and the entry that every later packet follows.
 
-use super::exits::{emit, fits};
+use super::admit::is_to_overlay;
+use super::established::{current_exit, follow, opening_kind, prove, proven, segment_numbers};
+use super::exits::{edit_and_emit, emit, fits, resolve};
 use super::hot::Arrival;
 use super::refusal::Refusal;
-use super::{
-    Cx, Inbound, Local, Sender, Way, current_exit, edit_and_emit, follow, is_to_overlay, odd, opening_kind, prove, proven, resolve,
-    segment_numbers,
-};
+use super::{Cx, Inbound, Local, Sender, Way, odd};
 use crate::conntrack::{FlowInit, FlowState, Hashed, Hit, InsertError, Key, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
 use crate::events::{CtState, Trail};
 use crate::io::Packet;

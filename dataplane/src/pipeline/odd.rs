@@ -1,7 +1,9 @@
 //! What is not a whole packet of a flow: ICMP errors, later fragments, pings to the gateway and to services.
 
+use super::established::{current_exit, established, follow};
 use super::exits::{emit, fits, hop};
-use super::{Cx, Inbound, Refusal, Sender, admit, current_exit, established};
+use super::first::first_packet;
+use super::{Cx, Inbound, Refusal, Sender, admit};
 use crate::answer;
 use crate::conntrack::{Ticks, Tuple};
 use crate::events::{CtState, Observer, Trail};
@@ -36,7 +38,7 @@ pub(super) fn forward<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, inbound
     cx.local.fragments.learn(&headers.tuple, headers.frag_id, Ticks::from_nanos(cx.now));
     match cx.conns.find(&inbound.hashed) {
         Some(hit) => established::<O>(cx, packet, inbound, hit, trail),
-        None => super::first_packet(cx, packet, inbound, trail),
+        None => first_packet(cx, packet, inbound, trail),
     }
 }
 
@@ -60,7 +62,7 @@ fn later_fragment(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail
     let exit = current_exit(cx, hit, &view, trail)?;
     let whole = Inbound { hashed, ..*inbound };
     trail.after = Some(view.to);
-    let verdict = super::follow(cx, packet, &whole, &view, exit, trail)?;
+    let verdict = follow(cx, packet, &whole, &view, exit, trail)?;
     cx.conns.touch(hit, headers.l3_total, Ticks::from_nanos(cx.now));
     Ok(verdict)
 }

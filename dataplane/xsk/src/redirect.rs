@@ -10,19 +10,24 @@
 //! other end's `txvlan`. A later fragment that arrives before its first one goes to the kernel, which drops it in time.
 //! Sockets work on copies: see [`AttachMode::ZeroCopy`].
 
+mod error;
+mod maps;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, XskMap};
 use aya::programs::links::FdLink;
-use aya::programs::{ProgramError, Xdp, XdpMode};
-use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 
 use crate::link::Link;
+pub use error::RedirectError;
+use error::{attach_error, gone, load_error, map_error, program_error};
+use maps::{Address, Frontend, PortEntry, Settings, canonical, frontend, mapped, prefix};
 
 static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.o"));
 
@@ -85,178 +90,6 @@ pub struct UplinkFilter {
     pub pod_cidrs: BTreeSet<(IpAddr, u8)>,
     /// Address, IP protocol and port of all that is served to the outside: NodePorts, load balancer and external addresses.
     pub frontends: BTreeSet<(IpAddr, u8, u16)>,
-}
-
-/// Why an interface could not be attached, or a map not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum RedirectError {
-    /// The process may not do this.
-    #[error(
-        "cannot {what}: {source}\n  loading and attaching BPF programs needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON\n  try: run it as root, or give the service these capabilities"
-    )]
-    Permission {
-        /// What was being done.
-        what: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The kernel does not take the program.
-    #[error("cannot load the redirect program: {0}\n  it needs Linux 5.18 or newer")]
-    Load(String),
-    /// There is no such interface.
-    #[error("cannot attach to {interface}: no such interface\n  try: `ip link show` for the names of this node")]
-    NoInterface {
-        /// Its name.
-        interface: String,
-    },
-    /// Somebody else's program is there.
-    #[error("cannot attach to {interface}: it already carries XDP program {}\n  try: `bpftool prog show id {}` shows whose it is; `ip link set dev {interface} xdp off` removes it, unless a running program holds it: then stop that program", list(.programs), .programs.first().unwrap_or(&0))]
-    Foreign {
-        /// Its name.
-        interface: String,
-        /// Ids of the programs there.
-        programs: Vec<u32>,
-    },
-    /// The MTU is too big for this driver to run a program.
-    #[error(
-        "cannot attach to {interface}: {source}\n  its MTU of {mtu} is too big for XDP in its driver\n  try: `ip link set dev {interface} mtu 1500`          or: mode: skb"
-    )]
-    Mtu {
-        /// Its name.
-        interface: String,
-        /// Its MTU in bytes.
-        mtu: u32,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The pod's end of a veth sends by more queues than the host's end receives by.
-    #[error(
-        "cannot attach to {interface}: {source}\n  it has {queues} receive queues and the other end of the veth sends by more\n  try: `ethtool -L` at the other end with tx {queues}"
-    )]
-    Queues {
-        /// Its name.
-        interface: String,
-        /// Its receive queues.
-        queues: u32,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The interface receives by more queues than there are workers.
-    #[error(
-        "cannot attach to {interface}: it has {queues} receive queues and {served} of them would be served\n  what arrives by the others would be lost\n  try: `ethtool -L {interface} combined {served}` (veth: `rx {served}`), or workers: {queues}"
-    )]
-    Unserved {
-        /// Its name.
-        interface: String,
-        /// Its receive queues.
-        queues: u32,
-        /// Queues that have a worker.
-        served: u16,
-    },
-    /// Zero copy was asked for.
-    #[error(
-        "cannot attach to {interface} without copying\n  all ports of a worker share one memory, and the kernel shares it without copying only among devices that all can (veth cannot)\n  try: mode: auto"
-    )]
-    NoZeroCopy {
-        /// Its name.
-        interface: String,
-    },
-    /// The driver cannot run XDP programs.
-    #[error("cannot attach to {interface} in the driver: {source}\n  try: mode: auto          or: mode: skb")]
-    NoDriverSupport {
-        /// Its name.
-        interface: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// There is no such port, or its number is out of range or in use.
-    #[error("port {index}: {words}")]
-    Index {
-        /// The port.
-        index: u16,
-        /// What is wrong.
-        words: String,
-    },
-    /// Anything else that the kernel said of one interface.
-    #[error("cannot attach to {interface}: {source}")]
-    Attach {
-        /// Its name.
-        interface: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// A map did not take an entry.
-    #[error("cannot update the redirect program's map {map}: {source}{}", if matches!(.source.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) { "\n  it is full" } else { "" })]
-    Map {
-        /// Its name.
-        map: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-/// `7, 8`
-fn list(ids: &[u32]) -> String {
-    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// `struct port` of `bpf/redirect.c`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct PortEntry {
-    first_slot: u32,
-    queues: u16,
-    kind: u16,
-}
-/// `struct settings`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Settings {
-    vtep_port: u16,
-    masquerade_low: u16,
-    masquerade_high: u16,
-    unused: u16,
-}
-/// `struct address`: IPv6, or IPv4 as `::ffff:a.b.c.d`.
-type Address = [u8; 16];
-/// `struct frontend`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Frontend {
-    address: Address,
-    port_be: [u8; 2],
-    proto: u8,
-    unused: u8,
-}
-const _: () = assert!(size_of::<PortEntry>() == 8 && size_of::<Settings>() == 8 && size_of::<Frontend>() == 20);
-// SAFETY: integers without padding; any bits are valid.
-unsafe impl Pod for PortEntry {}
-// SAFETY: as above.
-unsafe impl Pod for Settings {}
-// SAFETY: as above.
-unsafe impl Pod for Frontend {}
-
-impl Settings {
-    fn of(filter: &UplinkFilter) -> Self {
-        let (masquerade_low, masquerade_high) = filter.masquerade.as_ref().map_or((1, 0), |range| (*range.start(), *range.end()));
-        Self { vtep_port: filter.vtep_port.unwrap_or(0), masquerade_low, masquerade_high, unused: 0 }
-    }
-}
-
-fn mapped(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-fn prefix(cidr: &(IpAddr, u8)) -> Key<Address> {
-    let bits = if cidr.0.is_ipv4() { 96 + cidr.1.min(32) } else { cidr.1.min(128) };
-    Key::new(u32::from(bits), mapped(cidr.0))
-}
-
-fn frontend(entry: &(IpAddr, u8, u16)) -> Frontend {
-    Frontend { address: mapped(entry.0), port_be: entry.2.to_be_bytes(), proto: entry.1, unused: 0 }
 }
 
 struct Attachment {
@@ -436,100 +269,7 @@ impl Redirect {
     }
 }
 
-/// Length and masked address of a prefix.
-fn canonical(key: &Key<Address>) -> (u32, u128) {
-    let bits = key.prefix_len();
-    let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
-    (bits, u128::from_be_bytes(key.data()) & mask)
-}
-
 fn xdp(program: &mut Ebpf) -> Result<&mut Xdp, RedirectError> {
     let found = program.program_mut("redirect").and_then(|program| program.try_into().ok());
     found.ok_or_else(|| RedirectError::Load("program redirect is missing".into()))
-}
-
-/// The kernel's own words somewhere in an error of aya.
-fn errno(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            return Some(io::Error::from_raw_os_error(errno));
-        }
-        next = error.source();
-    }
-    None
-}
-
-fn program_error(error: ProgramError) -> io::Error {
-    errno(&error).unwrap_or_else(|| io::Error::other(error.to_string()))
-}
-
-fn map_error(map: &'static str, error: MapError) -> RedirectError {
-    RedirectError::Map { map, source: errno(&error).unwrap_or_else(|| io::Error::other(error.to_string())) }
-}
-
-/// Removing what is not there is no mistake.
-fn gone(map: &'static str, result: Result<(), MapError>) -> Result<(), RedirectError> {
-    match result.map_err(|error| map_error(map, error)) {
-        Err(RedirectError::Map { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        other => other,
-    }
-}
-
-fn load_error(error: EbpfError) -> RedirectError {
-    match errno(&error) {
-        Some(source) if matches!(source.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => {
-            RedirectError::Permission { what: "load the redirect program".into(), source }
-        }
-        Some(source) => RedirectError::Load(format!("{error}: {source}")),
-        None => RedirectError::Load(error.to_string()),
-    }
-}
-
-fn attach_error(interface: &str, link: &Link, source: io::Error) -> RedirectError {
-    let interface = interface.to_owned();
-    match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => RedirectError::Permission { what: format!("attach to {interface}"), source },
-        Some(libc::ENODEV) => RedirectError::NoInterface { interface },
-        Some(libc::ERANGE) => RedirectError::Mtu { interface, mtu: link.mtu, source },
-        Some(libc::ENOSPC) => RedirectError::Queues { interface, queues: link.rx_queues, source },
-        Some(libc::EOPNOTSUPP) => RedirectError::NoDriverSupport { interface, source },
-        // Somebody was faster.
-        Some(libc::EBUSY | libc::EEXIST) => {
-            let programs = Link::query(&interface).map(|link| link.xdp_programs).unwrap_or_default();
-            RedirectError::Foreign { interface, programs }
-        }
-        _ => RedirectError::Attach { interface, source },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_that_differ_in_host_bits_are_one() {
-        let of = |text: &str, bits| canonical(&prefix(&(text.parse().unwrap(), bits)));
-        assert_eq!(of("10.244.1.0", 16), of("10.244.2.3", 16));
-        assert_ne!(of("10.244.0.0", 16), of("10.244.0.0", 17));
-        assert_eq!(of("fd00::", 0), of("::", 0));
-        assert_eq!(of("10.0.0.1", 32).0, 128);
-    }
-
-    #[test]
-    fn no_masquerading_matches_no_port() {
-        let settings = Settings::of(&UplinkFilter::default());
-        assert!(settings.masquerade_low > settings.masquerade_high);
-        assert_eq!(settings.vtep_port, 0);
-    }
-
-    #[test]
-    fn a_foreign_program_is_named_with_what_to_do() {
-        let error = RedirectError::Foreign { interface: "eth0".into(), programs: vec![42, 7] };
-        assert_eq!(
-            error.to_string(),
-            "cannot attach to eth0: it already carries XDP program 42, 7\n  try: `bpftool prog show id 42` shows whose it is; `ip link \
-             set dev eth0 xdp off` removes it, unless a running program holds it: then stop that program"
-        );
-    }
 }
