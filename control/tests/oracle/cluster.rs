@@ -158,6 +158,7 @@ impl Cluster {
                 let policy = policies::network_policy(self, serial, &namespace);
                 self.put(policy);
             }
+            "EndpointSlice" if self.random.bool() => self.retire(&object),
             "Service" | "EndpointSlice" => {
                 let serial = name.trim_start_matches("svc-").split('-').next().and_then(|s| s.parse().ok()).unwrap_or(0);
                 self.remove_service(serial);
@@ -177,6 +178,26 @@ impl Cluster {
             let name = o["metadata"]["name"].as_str().unwrap_or_default();
             name != service && !name.starts_with(&slices)
         });
+    }
+
+    /// Takes an endpoint of a slice out of its Service, or lets it end; in every slice that has it.
+    fn retire(&mut self, slice: &Value) {
+        let listed = slice["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
+        if listed.is_empty() {
+            return;
+        }
+        let (gone, at_once) = (pick(&mut self.random, listed), self.random.bool());
+        let service = |o: &Value| o["metadata"]["labels"]["kubernetes.io/service-name"].clone();
+        for other in self.objects.iter_mut().filter(|o| o["kind"] == "EndpointSlice" && service(o) == service(slice)) {
+            let Some(endpoints) = other["endpoints"].as_array_mut() else { continue };
+            let is_it = |e: &Value| e["addresses"] == gone["addresses"];
+            if at_once {
+                endpoints.retain(|e| !is_it(e));
+            }
+            for endpoint in endpoints.iter_mut().filter(|e| is_it(e)) {
+                endpoint["conditions"] = json!({"ready": false, "serving": true, "terminating": true});
+            }
+        }
     }
 
     /// Adds an object, or puts it in the place of the one with its name.

@@ -15,6 +15,7 @@ mod question;
 mod run;
 mod service;
 mod services;
+mod sessions;
 mod who;
 
 /// A number from the environment.
@@ -36,6 +37,7 @@ fn tables_and_oracle_agree_on_random_clusters_that_change() {
     let report = run::questions(seed, pairs);
     println!("{report}");
     assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
+    assert!(report.kept > 0 && report.anew > 0, "no client came again");
 }
 
 #[test]

@@ -3,14 +3,16 @@
 use std::fmt::Write;
 
 use serde_json::Value;
-use weir_dataplane::model::{Direction, NodeConfig};
+use weir_dataplane::model::{Direction, NodeConfig, Protocol};
 
+use crate::cluster::{Cluster, key};
 use crate::compare::{Court, Difference};
 use crate::packets::{self, Arrival};
 use crate::question::Question;
+use crate::sessions::{self, Astray, Connection};
 
-/// Leaves out every object without which `differs` still holds.
-pub(crate) fn shrink(objects: &[Value], differs: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+/// Leaves out every one without which `differs` still holds.
+pub(crate) fn shrink<T: Clone>(objects: &[T], differs: impl Fn(&[T]) -> bool) -> Vec<T> {
     let mut kept = objects.to_vec();
     let mut again = true;
     while again {
@@ -52,14 +54,7 @@ fn print(seed: u64, objects: &[Value], config: &NodeConfig, question: &Question,
     let _ = writeln!(text, "\n# WEIR_SEED={seed} ({note})\n# oracle: {expected}\n# tables: {got}");
     let _ = writeln!(text, "id: oracle-{seed}\nkind: {kind}\ntitle: found by the oracle");
     if let Question::Service { node, .. } = question {
-        let config = serde_json::json!({
-            "this_node": objects[*node]["metadata"]["name"],
-            "cluster_cidrs": config.cluster.pod_cidrs,
-            "masquerade_all": config.masquerade.all,
-            "nodeport_addresses": config.services.node_port_cidrs,
-            "service_cidrs": config.cluster.service_cidrs,
-        });
-        let _ = writeln!(text, "config: {config}");
+        let _ = writeln!(text, "config: {}", case_config(&objects[*node]["metadata"]["name"], config));
     }
     let _ = writeln!(text, "snapshot:");
     for object in objects {
@@ -69,17 +64,35 @@ fn print(seed: u64, objects: &[Value], config: &NodeConfig, question: &Question,
         Question::Side(flow, direction) => {
             let end = if *direction == Direction::Egress { "egress" } else { "ingress" };
             let verdict = if expected.contains("allowed: true") { "allow" } else { "deny" };
-            let (from, to, port, protocol) = (flow.from, flow.to, flow.port, flow.protocol);
+            let (from, to, port) = (flow.from, flow.to, flow.port);
+            let known = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.number() == flow.protocol);
+            let protocol = known.map_or_else(|| flow.protocol.to_string(), word);
             let by = if flow.via_service { ", through a Service" } else { "" };
             let _ = writeln!(text, "expect:\n# {end}{by}");
             let _ =
                 writeln!(text, "- {{from: '{from}', to: '{to}', port: {port}, protocol: {protocol}, verdict: {verdict}, source: derived}}");
         }
         Question::Service { from, to, protocol, .. } => {
-            let _ = writeln!(text, "flows:\n- {{name: found, from: '{from}', to: '{to}', protocol: {protocol:?}, source: derived}}");
+            let _ = writeln!(text, "flows:\n- {{name: found, from: '{from}', to: '{to}', protocol: {}, source: derived}}", word(*protocol));
         }
     }
     text
+}
+
+/// A protocol as case files have it.
+fn word(protocol: Protocol) -> String {
+    format!("{protocol:?}").to_uppercase()
+}
+
+/// The node under test, as case files have it.
+fn case_config(node: &Value, config: &NodeConfig) -> Value {
+    serde_json::json!({
+        "this_node": node,
+        "cluster_cidrs": config.cluster.pod_cidrs,
+        "masquerade_all": config.masquerade.all,
+        "nodeport_addresses": config.services.node_port_cidrs,
+        "service_cidrs": config.cluster.service_cidrs,
+    })
 }
 
 /// The same for a wrong explanation.
@@ -102,6 +115,54 @@ pub(crate) fn packet(seed: u64, objects: &[Value], config: &NodeConfig, (node, a
     );
     for object in small {
         let _ = writeln!(text, "- {object}");
+    }
+    text
+}
+
+/// The same for a client that came again and went astray: its connections that count, each at its generation.
+pub(crate) fn session(seed: u64, config: &NodeConfig, astray: &Astray) -> String {
+    /// Seeds of the choice that are tried: it may be right by chance.
+    const SEEDS: u64 = 32;
+    let mut steps: Vec<(Vec<Value>, Connection)> = Vec::new();
+    let mut cluster = Cluster::new(seed);
+    let mut generation = 0;
+    for (of, connection) in &astray.visits {
+        (generation..*of).for_each(|_| cluster.change());
+        generation = *of;
+        steps.push((cluster.objects.clone(), *connection));
+    }
+    let mut names: Vec<_> = steps.iter().flat_map(|(objects, _)| objects.iter().map(key)).collect();
+    names.sort();
+    names.dedup();
+    let with = |names: &[(String, String, String)]| -> Vec<(Vec<Value>, Connection)> {
+        let some = |objects: &[Value]| objects.iter().filter(|o| names.contains(&key(o))).cloned().collect();
+        steps.iter().map(|(objects, connection)| (some(objects), *connection)).collect()
+    };
+    let ask = |steps: &[(Vec<Value>, Connection)]| (0..SEEDS).find_map(|seed| sessions::again(steps, config, &astray.node, seed));
+    let small = with(&shrink(&names, |fewer| ask(&with(fewer)).is_some()));
+    let wrong = ask(&small).unwrap_or_else(|| astray.wrong.clone());
+    let mut text = format!("\n# WEIR_SEED={seed}\n# oracle: {wrong}\nid: oracle-{seed}\nkind: services\ntitle: found by the oracle\n");
+    let _ = writeln!(text, "config: {}", case_config(&astray.node.clone().into(), config));
+    let mut before: &[Value] = &[];
+    for (index, (objects, Connection { at_secs, from, to, protocol })) in small.iter().enumerate() {
+        let indent = if index > 0 && before != objects { "  " } else { "" };
+        if before != objects {
+            if index == 0 {
+                text.push_str("snapshot:\n");
+            } else {
+                let gone = before.iter().filter(|o| !objects.iter().any(|other| key(other) == key(o))).map(key);
+                let gone = gone.map(|(kind, namespace, name)| format!("{{kind: {kind}, namespace: '{namespace}', name: {name}}}"));
+                let _ = writeln!(text, "then:\n- delete: [{}]\n  apply:", gone.collect::<Vec<_>>().join(", "));
+            }
+            for object in objects.iter().filter(|o| !before.contains(o)) {
+                let _ = writeln!(text, "{indent}- {object}");
+            }
+            let _ = writeln!(text, "{indent}affinity:\n{indent}- name: found\n{indent}  steps:");
+        }
+        let expect = if index + 1 == small.len() { "same} # or any: see above" } else { "any}" };
+        let protocol = word(*protocol);
+        let _ = writeln!(text, "{indent}  - {{at: {at_secs}, from: '{from}', to: '{to}', protocol: {protocol}, expect: {expect}");
+        before = objects;
     }
     text
 }

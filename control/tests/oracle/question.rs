@@ -28,7 +28,9 @@ pub(crate) struct Pool {
     ports: Vec<u16>,
     service_ports: Vec<u16>,
     /// Where Services are.
-    frontends: Vec<(SocketAddr, Protocol)>,
+    pub(crate) frontends: Vec<(SocketAddr, Protocol)>,
+    /// A few of each family, who come again.
+    pub(crate) clients: [Vec<IpAddr>; 2],
     nodes: usize,
 }
 
@@ -83,8 +85,11 @@ impl Pool {
         service_addresses.extend(["10.96.255.1", "203.0.113.7"].map(|a| a.parse::<IpAddr>().unwrap()));
         // An IPv6 packet with a mapped address is refused long before anybody asks.
         all.retain(|a| !matches!(a, IpAddr::V6(a) if a.to_ipv4_mapped().is_some()));
-        let (v4, v6) = all.into_iter().partition(IpAddr::is_ipv4);
-        Self { addresses: [v4, v6], service_addresses, ports, service_ports, frontends, nodes: snapshot.nodes.len() }
+        let pods = snapshot.pods.iter().flat_map(|p| p.addresses.clone());
+        let clients: Vec<IpAddr> = pods.take(6).chain(all[..3].iter().copied()).chain(service_addresses[..1].iter().copied()).collect();
+        let by_family = |all: Vec<IpAddr>| <[Vec<IpAddr>; 2]>::from(all.into_iter().partition(IpAddr::is_ipv4));
+        let (addresses, clients) = (by_family(all), by_family(clients));
+        Self { addresses, clients, service_addresses, ports, service_ports, frontends, nodes: snapshot.nodes.len() }
     }
 
     /// Two addresses of one family.

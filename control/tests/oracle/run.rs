@@ -11,12 +11,15 @@ use weir_dataplane::model::{Direction, NodeConfig, OwnNodeEgress};
 use crate::cluster::{Cluster, one_in};
 use crate::compare::{Agreed, Court};
 use crate::question::{Pool, Question};
+use crate::sessions::Sessions;
 use crate::{minimal, packets};
 
 /// Generations of a cluster: it as it was made, and changed.
 const GENERATIONS: usize = 5;
 /// Questions about each generation.
 const QUESTIONS: u64 = 1_000;
+/// New connections to Services with session affinity that each node gets in each generation.
+const SESSIONS: u32 = 300;
 /// Packets that each node of a cluster's last generation gets.
 const PACKETS: u16 = 256;
 /// Failures after which nobody wants more.
@@ -36,6 +39,10 @@ pub(crate) struct Report {
     explained: u64,
     packets: u64,
     delivered: u64,
+    /// Connections with session affinity that got the endpoint of the one before.
+    pub(crate) kept: u64,
+    /// Those that got another choice instead.
+    pub(crate) anew: u64,
     pub(crate) failures: Vec<String>,
 }
 
@@ -50,17 +57,21 @@ impl Report {
         self.explained += other.explained;
         self.packets += other.packets;
         self.delivered += other.delivered;
+        self.kept += other.kept;
+        self.anew += other.anew;
         self.failures.extend(other.failures);
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first_seed, clusters, generations, policy, denied, services, forwarded, explained, packets, delivered, failures } = self;
+        let Self { first_seed, clusters, generations, policy, denied, services, forwarded, explained, .. } = self;
+        let Self { packets, delivered, kept, anew, failures, .. } = self;
         let last = first_seed + clusters.saturating_sub(1);
         write!(f, "seeds {first_seed}..={last}: {clusters} clusters, {generations} generations, ")?;
         write!(f, "{} pairs: {policy} about policies ({denied} ends deny), {services} about services ", policy + services)?;
-        write!(f, "({forwarded} forwarded); {explained} explained; {packets} packets ({delivered} sent on); {} differences", failures.len())
+        write!(f, "({forwarded} forwarded); {explained} explained; {packets} packets ({delivered} sent on); ")?;
+        write!(f, "{} clients came again ({kept} kept their endpoint); {} differences", kept + anew, failures.len())
     }
 }
 
@@ -114,6 +125,7 @@ fn one_cluster(seed: u64) -> Report {
     let config = config(&mut random);
     let mut report = Report { clusters: 1, ..Report::default() };
     let mut before: Option<Court> = None;
+    let mut sessions = Sessions::new(seed);
     for generation in 0..GENERATIONS {
         if generation > 0 {
             cluster.change();
@@ -130,6 +142,10 @@ fn one_cluster(seed: u64) -> Report {
             report.failures.push(failure);
             return report;
         }
+        if let Err(astray) = sessions.come(&court, generation, SESSIONS) {
+            report.failures.push(minimal::session(seed, &config, &astray));
+            return report;
+        }
         if generation + 1 == GENERATIONS {
             for node in 0..court.tables.len() {
                 let tally = packets::send(&court, node, PACKETS, &mut random);
@@ -144,6 +160,7 @@ fn one_cluster(seed: u64) -> Report {
         }
         before = Some(court);
     }
+    (report.kept, report.anew) = (sessions.kept, sessions.anew);
     report
 }
 

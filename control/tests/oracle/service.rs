@@ -61,17 +61,10 @@ enum Client {
 impl Proxy<'_> {
     /// Answers for the first packet of a flow.
     pub(crate) fn ask(&self, from: IpAddr, to: SocketAddr, protocol: Protocol) -> Answer {
-        let proxied = || self.snapshot.services.iter().filter(|s| is_proxied(s));
-        // A Service is of the families of its clusterIPs, by whatever address it is asked (E2.2; kube-proxy, one proxier a family).
-        let of_family = |s: &&Service| s.cluster_ips.iter().any(|a| a.is_ipv4() == to.is_ipv4());
-        for service in proxied().filter(of_family) {
-            for port in service.ports.iter().filter(|p| p.protocol == protocol) {
-                if let Some(entry) = self.entry(service, port, to) {
-                    return self.enter(service, port, entry, from, to.ip());
-                }
-            }
+        if let Some((service, port, entry)) = self.asked(to, protocol) {
+            return self.enter(service, port, entry, from, to.ip());
         }
-        if proxied().any(|s| s.cluster_ips.contains(&to.ip())) {
+        if self.proxied().any(|s| s.cluster_ips.contains(&to.ip())) {
             // E2.4. To the outside the address may as well not be there (E2.7).
             return if self.is_refused_outside(from) { Answer::Open } else { Answer::Reject };
         }
@@ -81,6 +74,26 @@ impl Proxy<'_> {
             return if others { Answer::Open } else { Answer::Drop };
         }
         Answer::Pass
+    }
+
+    /// The Service port of an address with session affinity, by whichever of its addresses it is asked, and the seconds that a
+    /// choice is remembered (E2.34). Each family is served by a proxy of its own.
+    pub(crate) fn sticky(&self, to: SocketAddr, protocol: Protocol) -> Option<(String, u32)> {
+        let (service, port, _) = self.asked(to, protocol)?;
+        let name = format!("{}:{}/{protocol:?}/{}", service.meta, port.name, to.is_ipv4());
+        Some((name, service.affinity_timeout_secs?))
+    }
+
+    fn proxied(&self) -> impl Iterator<Item = &Service> {
+        self.snapshot.services.iter().filter(|s| is_proxied(s))
+    }
+
+    /// The Service port that is reached at an address.
+    fn asked(&self, to: SocketAddr, protocol: Protocol) -> Option<(&Service, &ServicePort, Entry)> {
+        // A Service is of the families of its clusterIPs, by whatever address it is asked (E2.2; kube-proxy, one proxier a family).
+        let of_family = |s: &&Service| s.cluster_ips.iter().any(|a| a.is_ipv4() == to.is_ipv4());
+        let ports = self.proxied().filter(of_family).flat_map(|s| s.ports.iter().map(move |p| (s, p)));
+        ports.filter(|(_, p)| p.protocol == protocol).find_map(|(s, p)| Some((s, p, self.entry(s, p, to)?)))
     }
 
     fn is_refused_outside(&self, from: IpAddr) -> bool {

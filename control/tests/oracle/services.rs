@@ -48,6 +48,12 @@ pub(crate) fn service(cluster: &mut Cluster, serial: u16) -> Vec<Value> {
     if (external_ips || ["NodePort", "LoadBalancer"].contains(&kind)) && random.bool() {
         spec["externalTrafficPolicy"] = pick(random, &["Cluster", "Local"]).into();
     }
+    if one_in(random, 3) {
+        spec["sessionAffinity"] = pick(random, &["ClientIP", "ClientIP", "ClientIP", "None"]).into();
+        if spec["sessionAffinity"] == "ClientIP" && random.bool() {
+            spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": pick(random, &[1, 30, 60, 600])}});
+        }
+    }
     if one_in(random, 6) {
         spec["publishNotReadyAddresses"] = true.into();
     }
