@@ -103,8 +103,10 @@ fn assemble(
 ) -> NodeState {
     let mut selections = selection::Selections::new(snapshot, &pods);
     let policies = policy::compile(snapshot, &pods, &nodes, this_node, &mut selections);
+    let this = &nodes[this_node as usize].name;
     NodeState {
         this_node,
+        leaving: snapshot.nodes.iter().any(|node| node.leaving && node.meta.name == *this),
         cluster,
         cluster_ips,
         selections: selections.into_vec(),

@@ -157,6 +157,8 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// `VtepMAC` of the annotation `flannel.alpha.coreos.com/backend-data`.
     pub vtep_mac: Option<MacAddr>,
+    /// It is being deleted, as `metadata.deletionTimestamp` or the cluster autoscaler's taint says (E2.37).
+    pub leaving: bool,
 }
 
 impl Node {

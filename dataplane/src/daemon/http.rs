@@ -34,6 +34,8 @@ pub(super) struct Http {
     runtime: Runtime,
     /// Workers are alive and work by the newest tables.
     healthy: Arc<AtomicBool>,
+    /// The node is being deleted.
+    leaving: Arc<AtomicBool>,
     open: BTreeMap<Name, Open>,
     /// Health checks that could not be opened, with the reason that stands in the log.
     failed: BTreeMap<Name, String>,
@@ -100,8 +102,8 @@ impl Http {
     pub(super) fn start() -> anyhow::Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).thread_name("http").enable_all().build();
         let runtime = runtime.context("cannot start the thread that answers HTTP")?;
-        let healthy = Arc::new(AtomicBool::new(true));
-        Ok(Self { runtime, healthy, open: BTreeMap::new(), failed: BTreeMap::new(), metrics: None })
+        let (healthy, leaving) = (Arc::new(AtomicBool::new(true)), Arc::default());
+        Ok(Self { runtime, healthy, leaving, open: BTreeMap::new(), failed: BTreeMap::new(), metrics: None })
     }
 
     /// Notes whether the workers do what they should.
@@ -117,6 +119,7 @@ impl Http {
     /// Opens the health checks that a state asks for, closes the others, and updates what they say. They listen on all addresses
     /// of the node, or on those in `cidrs`, where NodePorts are served, if there are any.
     pub(super) fn follow(&mut self, state: &NodeState, cidrs: &[IpNet]) {
+        self.leaving.store(state.leaving, Ordering::Relaxed);
         let wanted = wanted(state);
         let same = |name: &Name, port| wanted.get(name).is_some_and(|(wanted, _)| *wanted == port);
         let before = self.open.len();
@@ -187,10 +190,10 @@ impl Http {
         let Ok(at) = listen.parse::<SocketAddr>() else { return };
         let router = Router::new()
             .route("/metrics", get(scrape))
-            .route("/healthz", get(alive))
+            .route("/healthz", get(stays))
             .route("/livez", get(alive))
             .route("/readyz", get(ready))
-            .with_state(Asked { daemon, healthy: self.healthy.clone() });
+            .with_state(Asked { daemon, healthy: self.healthy.clone(), leaving: self.leaving.clone() });
         match self.listen(&[at.ip()], at.port(), &router, false) {
             Ok(listeners) => self.metrics = Some(listeners),
             Err(error) => {
@@ -234,6 +237,7 @@ fn addresses(state: &NodeState, cidrs: &[IpNet]) -> Vec<IpAddr> {
 struct Asked {
     daemon: Weak<Daemon>,
     healthy: Arc<AtomicBool>,
+    leaving: Arc<AtomicBool>,
 }
 
 async fn scrape(State(asked): State<Asked>) -> impl IntoResponse {
@@ -254,6 +258,15 @@ async fn alive(State(asked): State<Asked>) -> (StatusCode, &'static str) {
     match asked.healthy.load(Ordering::Relaxed) {
         true => (StatusCode::OK, "ok\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "a worker does not take new tables\n"),
+    }
+}
+
+/// Likewise, on a node that stays: a load balancer whose Service has external policy Cluster asks this, and has time to go elsewhere
+/// before the node is gone. Nobody would restart the daemon for it, so `/livez` does not say so (E2.37).
+async fn stays(State(asked): State<Asked>) -> (StatusCode, &'static str) {
+    match asked.leaving.load(Ordering::Relaxed) {
+        true => (StatusCode::SERVICE_UNAVAILABLE, "the node is being deleted\n"),
+        false => alive(State(asked)).await,
     }
 }
 
@@ -375,7 +388,20 @@ mod tests {
             assert!(ask(port, path).unwrap().0.starts_with("http/1.1 503"), "{path}");
         }
         assert!(ask(port, "/").unwrap().0.starts_with("http/1.1 404"));
+    }
+
+    #[test]
+    fn healthz_and_livez_differ_on_a_node_that_is_being_deleted_alone_e2_37() {
+        let mut http = Http::start().unwrap();
+        let port = free_port();
+        http.serve_metrics(&format!("127.0.0.1:{port}"), Weak::new());
+        let answers = || ["/healthz", "/livez"].map(|path| ask(port, path).unwrap().0[9..12].to_owned());
+        assert_eq!(answers(), ["200", "200"]);
+        http.follow(&NodeState { leaving: true, ..NodeState::default() }, &[]);
+        assert_eq!(answers(), ["503", "200"]);
+        http.follow(&NodeState::default(), &[]);
+        assert_eq!(answers(), ["200", "200"]);
         http.set_healthy(false);
-        assert!(ask(port, "/livez").unwrap().0.starts_with("http/1.1 503"));
+        assert_eq!(answers(), ["503", "503"], "a worker does not take new tables");
     }
 }

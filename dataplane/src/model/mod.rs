@@ -26,6 +26,9 @@ use serde::{Deserialize, Serialize};
 pub struct NodeState {
     /// Index in `nodes` of the node that this state is for.
     pub this_node: NodeIndex,
+    /// This node is being deleted: load balancers should look for another one (E2.37).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
     /// Address ranges of the whole cluster.
     pub cluster: Cluster,
     /// All nodes, this one included.

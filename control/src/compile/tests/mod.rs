@@ -18,7 +18,8 @@ fn meta(namespace: &str, name: &str, text: &str) -> Meta {
 }
 
 fn node(name: &str, address: &str, cidr: &str, text: &str) -> Node {
-    Node { meta: meta("", name, text), addresses: vec![address.parse().unwrap()], pod_cidrs: vec![cidr.parse().unwrap()], vtep_mac: None }
+    let (addresses, pod_cidrs) = (vec![address.parse().unwrap()], vec![cidr.parse().unwrap()]);
+    Node { meta: meta("", name, text), addresses, pod_cidrs, ..Node::default() }
 }
 
 fn namespace(name: &str, text: &str) -> Namespace {
@@ -123,6 +124,14 @@ fn the_vtep_has_flannels_mac_or_the_one_made_from_the_primary_address() {
     snapshot.nodes[0].vtep_mac = Some("0a:01:02:03:04:05".parse().unwrap());
     let macs: Vec<_> = compiled(&snapshot, "a").nodes.iter().map(|n| n.vtep_mac.to_string()).collect();
     assert_eq!(macs, ["0a:58:0a:00:00:01", "0a:01:02:03:04:05"]);
+}
+
+#[test]
+fn a_node_that_is_being_deleted_is_told_and_no_other_e2_37() {
+    let mut snapshot = cluster();
+    assert!(!compiled(&snapshot, "a").leaving);
+    snapshot.nodes[1].leaving = true;
+    assert_eq!(["a", "b"].map(|node| compiled(&snapshot, node).leaving), [true, false]);
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::source::syntax;
 /// Annotation in which flannel tells the VTEP's MAC.
 const FLANNEL_BACKEND: &str = "flannel.alpha.coreos.com/backend-data";
 
+/// Taint that the cluster autoscaler gives to a node that it is about to delete.
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Internal,
@@ -41,7 +44,16 @@ pub(super) fn node(at: &At<'_>, meta: Meta) -> Node {
         }
     }
     node.vtep_mac = vtep_mac(at);
+    node.leaving = is_leaving(at);
     node
+}
+
+/// As kube-proxy sees it (`pkg/proxy/healthcheck/proxy_health.go`, KEP-3836).
+fn is_leaving(at: &At<'_>) -> bool {
+    let deleted = at.field("metadata").is_some_and(|metadata| metadata.field("deletionTimestamp").is_some());
+    let taints =
+        at.map("spec").and_then(|spec| spec.list("taints", |taint| Some(taint.is_map() && taint.str("key") == Some(LEAVING_TAINT))));
+    deleted || taints.is_some_and(|taints| taints.contains(&true))
 }
 
 fn address(item: At<'_>) -> Option<(Kind, IpAddr)> {

@@ -83,6 +83,10 @@ fn every_field_of_a_node_is_read() {
         load("{apiVersion: v1, kind: Node, metadata: {name: a}, spec: {podCIDR: 10.1.0.0/16}}").nodes[0].pod_cidrs,
         [net("10.1.0.0/16")]
     );
+    let leaving = |rest: &str| load(&format!("{{apiVersion: v1, kind: Node, {rest}}}")).nodes[0].leaving;
+    assert!(leaving("metadata: {name: a, deletionTimestamp: '2026-01-01T00:00:00Z'}"), "E2.37");
+    assert!(leaving("metadata: {name: a}, spec: {taints: [{key: a, effect: NoSchedule}, {key: ToBeDeletedByClusterAutoscaler}]}"), "E2.37");
+    assert!(!node.leaving && !leaving("metadata: {name: a}, spec: {taints: [{key: a}]}"));
 }
 
 #[test]
