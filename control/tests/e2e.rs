@@ -115,6 +115,13 @@ fn a_policy_denies_and_the_counter_says_why() {
 }
 
 #[test]
+fn inside_a_pod_no_policy_is_met_e1_35() {
+    for address in ["127.0.0.1", "[::1]", "10.244.1.30", "[fd00:244:1::30]"] {
+        assert_eq!(fetch("t/guarded", &format!("http://{address}:8080")).as_deref(), Ok("guarded"), "{address}");
+    }
+}
+
+#[test]
 fn a_service_without_endpoints_refuses_at_once() {
     let start = Instant::now();
     let said = fetch("t/client", "http://10.96.0.23").unwrap_err();

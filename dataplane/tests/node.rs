@@ -111,7 +111,7 @@ fn a_policy_denies_new_flows_and_lets_replies_pass() {
 }
 
 #[test]
-fn a_denial_answers_where_the_operator_wants_it() {
+fn a_denial_answers_where_the_operator_wants_it_e1_41() {
     let mut state = cluster(0);
     isolate(&mut state, 0, vec![], 80);
     let mut node = TestNode::with(&state, |r| r.config.policy.deny_action = DenyAction::Reject);
@@ -236,15 +236,23 @@ fn a_pod_sends_only_as_itself() {
     node.drops(client, late.frame(), DropReason::InvalidConntrack);
 }
 
+/// A state comes whole: no packet of a pod passes before the policies that select it are in force, all of them together.
 #[test]
-fn a_port_whose_pod_is_not_in_the_snapshot_waits() {
+fn a_port_whose_pod_is_not_in_the_snapshot_waits_e1_38() {
     let mut state = cluster(0);
     let mut node = TestNode::new(&state);
     let client = node.pod("client");
     state.endpoints.remove(0);
     node.publish(&state);
     let syn = node.craft(client, tuple(TCP, "10.244.1.6:1", "10.244.1.5:2")).frame();
-    node.drops(client, syn, DropReason::EndpointNotReady);
+    node.drops(client, syn.clone(), DropReason::EndpointNotReady);
+    let mut state = cluster(0);
+    isolate(&mut state, 0, vec![], 80);
+    isolate(&mut state, 0, vec![1], 2);
+    node.publish(&state);
+    node.passes(client, syn, node.pod("web"));
+    let denied = node.craft(client, tuple(TCP, "10.244.1.6:1", "10.244.1.5:80")).frame();
+    node.drops(client, denied, DropReason::PolicyDenied);
 }
 
 #[test]
@@ -271,6 +279,31 @@ fn neighbours_are_answered_for_everything_but_the_asker_itself() {
     for (sender, target) in [([0; 4], [10, 244, 1, 6]), ([10, 244, 1, 6], [10, 244, 1, 6])] {
         node.drops(client, arp(sender, target), DropReason::NeighbourIgnored);
     }
+}
+
+/// Addresses of load balancers and external ones are not owned: nobody on the network is told that they are here, nor of any other.
+#[test]
+fn nobody_on_the_network_is_told_where_service_addresses_are_e2_5() {
+    let mut state = cluster(0);
+    add_service(&mut state, "lb", Protocol::Tcp, &["192.0.2.1:80", "[2001:db8:1b::1]:80"], &["10.244.1.5:8080"]);
+    state.cluster_ips.truncate(1);
+    for (at, kind) in [(0, FrontendKind::LoadBalancer), (1, FrontendKind::ExternalIp)] {
+        Arc::make_mut(&mut state.services[1]).frontends[at].kind = kind;
+    }
+    let mut node = TestNode::new(&state);
+    let asks = |target: [u8; 4]| {
+        let mut frame = [[0xff; 6], [2, 0, 0, 0, 0, 9]].concat();
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 10, 0, 0, 9]);
+        frame.extend([0; 6]);
+        frame.extend(target);
+        frame
+    };
+    for target in [[192, 0, 2, 1], [10, 96, 0, 10], [10, 244, 1, 5]] {
+        node.drops(UPLINK, asks(target), DropReason::NeighbourIgnored);
+    }
+    // Their other ports are not refused either: nothing is known of them.
+    let other = node.craft(UPLINK, tuple(TCP, "198.51.100.7:4000", "192.0.2.1:81")).frame();
+    node.drops(UPLINK, other, DropReason::OtherHost);
 }
 
 #[test]

@@ -249,6 +249,18 @@ fn a_full_range_gives_up_after_bounded_tries() {
 }
 
 #[test]
+fn the_source_port_is_a_random_one_of_the_range_e2_28() {
+    let mut rng = fastrand::Rng::with_seed(2);
+    let mut eighths = [0; 8];
+    for _ in 0..8000 {
+        let chosen = select_source(&udp(1), Ip::v4(1), &(61_000..=61_799), &mut rng, |_| false).unwrap();
+        eighths[usize::from(chosen.sport - 61_000) / 100] += 1;
+    }
+    // 1000 of each are expected; the standard deviation is 30.
+    assert!(eighths.iter().all(|count| (850..1150).contains(count)), "{eighths:?}");
+}
+
+#[test]
 fn known_bytes_of_a_translated_packet() {
     // 10.0.0.1:1234 > 10.96.0.10:53 becomes > 10.244.1.5:5353; checksums computed by hand.
     let from = Tuple { src: Ip::v4(0x0a00_0001), dst: Ip::v4(0x0a60_000a), sport: 1234, dport: 53, proto: proto::UDP };

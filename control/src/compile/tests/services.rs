@@ -272,6 +272,9 @@ fn from_pods() -> Snapshot {
 fn without_a_slice_ready_pods_of_the_namespace_are_endpoints_e2_11_e2_12() {
     let mut snapshot = from_pods();
     assert_eq!(sets(&snapshot).0, ["10.244.1.1", "10.244.2.1"]);
+    snapshot.pods[1].terminating = true;
+    assert_eq!(sets(&snapshot).0, ["10.244.2.1"], "who terminates is not ready, though it serves");
+    snapshot.pods[1].terminating = false;
     snapshot.pods[0].ready = false;
     assert_eq!(sets(&snapshot).0, ["10.244.1.1"]);
     snapshot.pods[1].terminating = true;
@@ -317,6 +320,12 @@ fn without_a_slice_traffic_distribution_gives_the_hints_e2_22() {
     assert_eq!(sets(&snapshot).0, ["10.244.1.1"]);
     snapshot.pods[1].meta.labels.clear();
     assert_eq!(sets(&snapshot).0, ["10.244.2.1"], "none in this zone: all");
+    let mut snapshot = from_pods();
+    snapshot.nodes[0].meta.labels = snapshot.nodes[1].meta.labels.clone();
+    for (wanted, chosen) in [(TrafficDistribution::SameZone, 2), (TrafficDistribution::SameNode, 1)] {
+        snapshot.services[0].traffic_distribution = Some(wanted);
+        assert_eq!(sets(&snapshot).0.len(), chosen, "{wanted:?} where both nodes are in one zone");
+    }
 }
 
 #[test]

@@ -121,13 +121,15 @@ fn named_ports_of_sidecars_count() {
     assert_eq!((init("restartPolicy: Always,"), init("")), (Some(80), None));
 }
 
+/// E0.6: on the host network a port that states no hostPort has its containerPort, and so may state nothing else.
 #[test]
 fn host_ports_are_refused_off_the_host_network() {
     let port = "containers: [{name: c, ports: [{containerPort: 80, hostPort: 80}]}]";
     let said = faults(&pod("a", port, ""));
     assert_eq!(said.len(), 1);
     assert!(said[0].starts_with("t.yaml:5:69: Pod shop/a: spec.containers[0].ports[0].hostPort: is not supported"), "{said:?}");
-    load(&pod("a", &format!("hostNetwork: true, {port}"), ""));
+    let on_host = |port: &str| load(&pod("a", &format!("hostNetwork: true, {port}"), "")).pods.remove(0);
+    assert_eq!(on_host(port), on_host(&port.replace(", hostPort: 80", "")));
     let other = port.replace("hostPort: 80", "hostPort: 81");
     assert!(
         faults(&pod("a", &format!("hostNetwork: true, {other}"), ""))[0].ends_with("must equal containerPort (80) on the host network")
@@ -179,6 +181,11 @@ fn what_the_control_plane_allocates_must_be_stated_or_is_not_served_e0_8() {
     assert!(said[0].starts_with("t.yaml:1:60: Service default/a: spec.clusterIP: is required"), "{said:?}");
     let snapshot = load(&service("a", "10.96.0.1", "type: NodePort, ports: [{port: 80}]"));
     assert!(snapshot.warnings[0].contains("a port without nodePort"), "{:?}", snapshot.warnings);
+    let warnings = |spec: &str| load(&service("a", "10.96.0.1", &format!("type: LoadBalancer, {spec} ports: [{{port: 80}}]"))).warnings;
+    assert!(warnings("")[0].contains("a port without nodePort"), "E0.3: they are allocated by default");
+    assert!(warnings("allocateLoadBalancerNodePorts: false,").is_empty(), "E2.33");
+    let local = warnings("allocateLoadBalancerNodePorts: false, externalTrafficPolicy: Local,");
+    assert!(local.len() == 1 && local[0].contains("no healthCheckNodePort"), "E2.33: that one still is allocated");
 }
 
 #[test]
