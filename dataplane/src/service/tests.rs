@@ -170,6 +170,37 @@ fn a_client_keeps_its_endpoint_until_it_is_idle_too_long_or_the_endpoint_is_gone
     assert_ne!(choose(&services, &tuple(CLUSTER_IP), &affinity, 5001, &mut random), kept);
 }
 
+#[test]
+fn a_remembered_endpoint_counts_only_where_the_traffic_policy_admits_it_e2_35() {
+    let services = compile(Service { affinity_timeout_secs: Some(100), external_local: true, ..service(50) }, |_| {});
+    let (affinity, mut random) = (Affinity::new(1024, 1), fastrand::Rng::with_seed(5));
+    let anywhere = choose(&services, &tuple(CLUSTER_IP), &affinity, 1000, &mut random);
+    let local = services.services[0].local.backends[0];
+    assert_ne!(anywhere, local);
+    let from_outside = services.select(&tuple(NODE_IP), OUTSIDE, || false, &affinity, |_| 0, 1001, &mut random);
+    assert!(matches!(from_outside, Selection::Backend(chosen) if chosen.backend == local), "{from_outside:?}");
+}
+
+#[test]
+fn each_port_of_a_service_remembers_clients_by_itself_e2_34() {
+    let ports = ["a", "b"].map(|name| {
+        let port = if name == "a" { 80 } else { 81 };
+        let frontends = vec![Frontend { address: CLUSTER_IP.parse().unwrap(), port, kind: FrontendKind::ClusterIp }];
+        Arc::new(Service { port_name: name.into(), frontends, affinity_timeout_secs: Some(100), ..service(50) })
+    });
+    let state = NodeState { services: ports.to_vec(), ..NodeState::default() };
+    let services = Services::compile(&state, &NodeConfig::offline("n"), None, &|_| None);
+    let (affinity, mut random) = (Affinity::new(1024, 1), fastrand::Rng::with_seed(6));
+    let chosen = [80, 81].map(|dport| {
+        let tuple = Tuple { dport, ..tuple(CLUSTER_IP) };
+        let first = choose(&services, &tuple, &affinity, 1000, &mut random);
+        assert_eq!(choose(&services, &tuple, &affinity, 1001, &mut random), first);
+        first
+    });
+    // Of 50 endpoints; with this seed not by chance.
+    assert_ne!(chosen[0], chosen[1]);
+}
+
 /// Of 10,000 clients, how many of those that need not move do so when one backend of a hundred leaves.
 fn disruption(scheduler: Scheduler) -> (u32, u32) {
     let before = compile(service(100), |c| c.services.scheduler = scheduler);
