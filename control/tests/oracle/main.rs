@@ -16,6 +16,7 @@ mod run;
 mod service;
 mod services;
 mod sessions;
+mod standing;
 mod who;
 
 /// A number from the environment.
@@ -38,6 +39,8 @@ fn tables_and_oracle_agree_on_random_clusters_that_change() {
     println!("{report}");
     assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
     assert!(report.kept > 0 && report.anew > 0, "no client came again");
+    let after = report.standing;
+    assert!(after.kept > 0 && after.anew > 0 && after.cut > 0, "no connection met a change: {after:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A difference, made small and printed as a case file.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 
 use serde_json::Value;
 use weir_dataplane::model::{Direction, NodeConfig, Protocol};
@@ -10,6 +11,7 @@ use crate::compare::{Court, Difference};
 use crate::packets::{self, Arrival};
 use crate::question::Question;
 use crate::sessions::{self, Astray, Connection};
+use crate::standing;
 
 /// Leaves out every one without which `differs` still holds.
 pub(crate) fn shrink<T: Clone>(objects: &[T], differs: impl Fn(&[T]) -> bool) -> Vec<T> {
@@ -77,6 +79,13 @@ fn print(seed: u64, objects: &[Value], config: &NodeConfig, question: &Question,
         }
     }
     text
+}
+
+/// What a change deletes, as case files have it.
+fn gone(before: &[Value], after: &[Value]) -> String {
+    let gone = before.iter().filter(|o| !after.iter().any(|other| key(other) == key(o))).map(key);
+    let gone = gone.map(|(kind, namespace, name)| format!("{{kind: {kind}, namespace: '{namespace}', name: {name}}}"));
+    gone.collect::<Vec<_>>().join(", ")
 }
 
 /// A protocol as case files have it.
@@ -150,9 +159,7 @@ pub(crate) fn session(seed: u64, config: &NodeConfig, astray: &Astray) -> String
             if index == 0 {
                 text.push_str("snapshot:\n");
             } else {
-                let gone = before.iter().filter(|o| !objects.iter().any(|other| key(other) == key(o))).map(key);
-                let gone = gone.map(|(kind, namespace, name)| format!("{{kind: {kind}, namespace: '{namespace}', name: {name}}}"));
-                let _ = writeln!(text, "then:\n- delete: [{}]\n  apply:", gone.collect::<Vec<_>>().join(", "));
+                let _ = writeln!(text, "then:\n- delete: [{}]\n  apply:", gone(before, objects));
             }
             for object in objects.iter().filter(|o| !before.contains(o)) {
                 let _ = writeln!(text, "{indent}- {object}");
@@ -164,5 +171,31 @@ pub(crate) fn session(seed: u64, config: &NodeConfig, astray: &Astray) -> String
         let _ = writeln!(text, "{indent}  - {{at: {at_secs}, from: '{from}', to: '{to}', protocol: {protocol}, expect: {expect}");
         before = objects;
     }
+    text
+}
+
+/// The same for a connection that went on otherwise than it should when the objects changed.
+pub(crate) fn standing(seed: u64, before: &[Value], after: &[Value], config: &NodeConfig, arrival: &Arrival, wrong: String) -> String {
+    const NODE: &str = "node-1";
+    let mut names: Vec<_> = before.iter().chain(after).map(key).collect();
+    names.sort();
+    names.dedup();
+    let some = |objects: &[Value], names: &[_]| objects.iter().filter(|o| names.contains(&key(o))).cloned().collect::<Vec<_>>();
+    let ask = |names: &[_]| standing::through(&some(before, names), &some(after, names), config, NODE, arrival, seed);
+    let small = shrink(&names, |fewer| ask(fewer).is_some());
+    let wrong = ask(&small).unwrap_or(wrong);
+    let (before, after) = (some(before, &small), some(after, &small));
+    let mut text = format!("\n# WEIR_SEED={seed}\n# {wrong}\n# policy.onChange: {:?}\n", config.policy.on_change);
+    let _ = writeln!(text, "id: oracle-{seed}\nkind: conntrack\ntitle: found by the oracle\nconfig: {}", case_config(&NODE.into(), config));
+    text.push_str("snapshot:\n");
+    for object in &before {
+        let _ = writeln!(text, "- {object}");
+    }
+    let Arrival { from, to, protocol, sport, .. } = arrival;
+    let from = SocketAddr::new(*from, *sport);
+    let packet = |n| format!("- {{'n': {n}, proto: {}, from: '{from}', to: '{to}', expect: {{verdict: forward}}}}", word(*protocol));
+    let changed: Vec<String> = after.iter().filter(|o| !before.contains(o)).map(ToString::to_string).collect();
+    let change = format!("- {{'n': 2, delete: [{}], apply: [{}]}}", gone(&before, &after), changed.join(", "));
+    let _ = writeln!(text, "packets:\n{}\n{change}\n{}", packet(1), packet(3));
     text
 }

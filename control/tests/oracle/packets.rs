@@ -11,6 +11,7 @@ use weir_dataplane::io::mem::MemIo;
 use weir_dataplane::io::{BATCH_MAX, Batch, PacketIo, PortId};
 use weir_dataplane::model::{NodeConfig, OverlayMode, Protocol};
 use weir_dataplane::parse::{Parsed, parse};
+use weir_dataplane::runtime::Runtime;
 use weir_dataplane::verdict::{DropReason, Verdict};
 
 use crate::cluster::pick;
@@ -29,12 +30,12 @@ pub(crate) struct Arrival {
     pub(crate) from: IpAddr,
     pub(crate) to: SocketAddr,
     pub(crate) protocol: Protocol,
-    sport: u16,
+    pub(crate) sport: u16,
     overlay: OverlayMode,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sender {
+pub(crate) enum Sender {
     Pod,
     Host,
     Uplink,
@@ -76,7 +77,7 @@ fn run(court: &Court, node: usize, arrivals: &[Arrival], seed: u64) -> Tally {
     let (mut watched, mut alone) = (new_node(), new_node());
     let (mut io, mut io_alone) = (new_io(), new_io());
     let mut tally = Tally::default();
-    let entering: Vec<_> = arrivals.iter().filter_map(|a| Some((a, enter(court, node, &watched, a)?))).collect();
+    let entering: Vec<_> = arrivals.iter().filter_map(|a| Some((a, enter(court, node, watched.runtime(), a)?))).collect();
     for (round, arrivals) in entering.chunks(BATCH_MAX).enumerate() {
         for (arrival, (port, _)) in arrivals {
             let frame = arrival.frame();
@@ -111,7 +112,7 @@ fn run(court: &Court, node: usize, arrivals: &[Arrival], seed: u64) -> Tally {
 }
 
 impl Arrival {
-    fn frame(&self) -> Vec<u8> {
+    pub(crate) fn frame(&self) -> Vec<u8> {
         let (src, dst) = (self.from.into(), self.to.ip().into());
         let mut craft = Craft::new(Tuple { src, dst, sport: self.sport, dport: self.to.port(), proto: self.protocol.number() });
         if self.protocol == Protocol::Sctp {
@@ -123,7 +124,7 @@ impl Arrival {
 }
 
 /// Any packet to a Service or to anybody.
-fn arrival(pool: &Pool, sport: u16, overlay: OverlayMode, random: &mut Rng) -> Option<Arrival> {
+pub(crate) fn arrival(pool: &Pool, sport: u16, overlay: OverlayMode, random: &mut Rng) -> Option<Arrival> {
     if random.bool() {
         let Question::Service { from, to, protocol, .. } = pool.service(random) else { return None };
         return Some(Arrival { from, to, protocol, sport, overlay });
@@ -134,10 +135,9 @@ fn arrival(pool: &Pool, sport: u16, overlay: OverlayMode, random: &mut Rng) -> O
 }
 
 /// The port by which a packet enters a node; `None` where it never would.
-fn enter(court: &Court, node: usize, sim: &SimNode, arrival: &Arrival) -> Option<(PortId, Sender)> {
+pub(crate) fn enter(court: &Court, node: usize, runtime: &Runtime, arrival: &Arrival) -> Option<(PortId, Sender)> {
     let Arrival { from, to, protocol, .. } = *arrival;
     let this = &court.snapshot.nodes[node].meta.name;
-    let runtime = sim.runtime();
     let (port, sender) = match Who::at(&court.snapshot, from) {
         Who::Pod(pod) if pod.node.as_ref() == Some(this) => (runtime.pod(&pod.meta.namespace, &pod.meta.name)?, Sender::Pod),
         Who::Node(owner) if owner.meta.name == *this => (runtime.host()?, Sender::Host),
@@ -160,7 +160,7 @@ fn is_odd(address: IpAddr) -> bool {
 }
 
 /// Says what is wrong with a packet's end.
-fn judge(court: &Court, node: usize, arrival: &Arrival, sender: Sender, fate: &Fate, bytes: &[u8]) -> Option<String> {
+pub(crate) fn judge(court: &Court, node: usize, arrival: &Arrival, sender: Sender, fate: &Fate, bytes: &[u8]) -> Option<String> {
     let proxy = court.proxy(node);
     let (snapshot, this) = (&court.snapshot, &court.snapshot.nodes[node]);
     let drops = |why: &str| (!matches!(fate.verdict, Verdict::Drop(_))).then(|| format!("it should be dropped: {why}"));

@@ -6,12 +6,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastrand::Rng;
-use weir_dataplane::model::{Direction, NodeConfig, OwnNodeEgress};
+use weir_dataplane::model::{Direction, NodeConfig, OnChange, OwnNodeEgress};
 
-use crate::cluster::{Cluster, one_in};
+use crate::cluster::{Cluster, one_in, pick};
 use crate::compare::{Agreed, Court};
 use crate::question::{Pool, Question};
 use crate::sessions::Sessions;
+use crate::standing::{self, Standing};
 use crate::{minimal, packets};
 
 /// Generations of a cluster: it as it was made, and changed.
@@ -20,6 +21,8 @@ const GENERATIONS: usize = 5;
 const QUESTIONS: u64 = 1_000;
 /// New connections to Services with session affinity that each node gets in each generation.
 const SESSIONS: u32 = 300;
+/// Connections that one node opens in each generation.
+const CONNECTIONS: u16 = 64;
 /// Packets that each node of a cluster's last generation gets.
 const PACKETS: u16 = 256;
 /// Failures after which nobody wants more.
@@ -43,6 +46,8 @@ pub(crate) struct Report {
     pub(crate) kept: u64,
     /// Those that got another choice instead.
     pub(crate) anew: u64,
+    /// What became of open connections after changes.
+    pub(crate) standing: standing::Tally,
     pub(crate) failures: Vec<String>,
 }
 
@@ -59,6 +64,9 @@ impl Report {
         self.delivered += other.delivered;
         self.kept += other.kept;
         self.anew += other.anew;
+        self.standing.kept += other.standing.kept;
+        self.standing.anew += other.standing.anew;
+        self.standing.cut += other.standing.cut;
         self.failures.extend(other.failures);
     }
 }
@@ -66,12 +74,14 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { first_seed, clusters, generations, policy, denied, services, forwarded, explained, .. } = self;
-        let Self { packets, delivered, kept, anew, failures, .. } = self;
+        let Self { packets, delivered, kept, anew, standing: after, failures, .. } = self;
         let last = first_seed + clusters.saturating_sub(1);
         write!(f, "seeds {first_seed}..={last}: {clusters} clusters, {generations} generations, ")?;
         write!(f, "{} pairs: {policy} about policies ({denied} ends deny), {services} about services ", policy + services)?;
         write!(f, "({forwarded} forwarded); {explained} explained; {packets} packets ({delivered} sent on); ")?;
-        write!(f, "{} clients came again ({kept} kept their endpoint); {} differences", kept + anew, failures.len())
+        write!(f, "{} clients came again ({kept} kept their endpoint); ", kept + anew)?;
+        write!(f, "after changes {} connections went on, {} began anew, {} were cut; ", after.kept, after.anew, after.cut)?;
+        write!(f, "{} differences", failures.len())
     }
 }
 
@@ -93,6 +103,7 @@ pub(crate) fn config(random: &mut Rng) -> NodeConfig {
     if one_in(random, 3) {
         config.policy.own_node_egress = OwnNodeEgress::Enforce;
     }
+    config.policy.on_change = pick(random, &[OnChange::Keep, OnChange::Keep, OnChange::Cut, OnChange::Drain]);
     config
 }
 
@@ -126,6 +137,8 @@ fn one_cluster(seed: u64) -> Report {
     let mut report = Report { clusters: 1, ..Report::default() };
     let mut before: Option<Court> = None;
     let mut sessions = Sessions::new(seed);
+    let mut standing = Standing::new("node-1", seed);
+    let mut objects_before = Vec::new();
     for generation in 0..GENERATIONS {
         if generation > 0 {
             cluster.change();
@@ -146,6 +159,11 @@ fn one_cluster(seed: u64) -> Report {
             report.failures.push(minimal::session(seed, &config, &astray));
             return report;
         }
+        if let Err((arrival, wrong)) = standing.meet(&court, CONNECTIONS, &mut random) {
+            report.failures.push(minimal::standing(seed, &objects_before, &cluster.objects, &config, &arrival, wrong));
+            return report;
+        }
+        objects_before.clone_from(&cluster.objects);
         if generation + 1 == GENERATIONS {
             for node in 0..court.tables.len() {
                 let tally = packets::send(&court, node, PACKETS, &mut random);
@@ -160,7 +178,7 @@ fn one_cluster(seed: u64) -> Report {
         }
         before = Some(court);
     }
-    (report.kept, report.anew) = (sessions.kept, sessions.anew);
+    (report.kept, report.anew, report.standing) = (sessions.kept, sessions.anew, standing.tally());
     report
 }
 

@@ -84,6 +84,12 @@ impl Proxy<'_> {
         Some((name, service.affinity_timeout_secs?))
     }
 
+    /// Tells whether an endpoint of the Service port that is reached at an address serves, ready or not; `None` where none is reached.
+    pub(crate) fn serves(&self, to: SocketAddr, protocol: Protocol, endpoint: SocketAddr) -> Option<bool> {
+        let (service, port, _) = self.asked(to, protocol)?;
+        Some(self.endpoints(service, port, to.is_ipv4()).iter().any(|e| e.at == endpoint && e.serving))
+    }
+
     fn proxied(&self) -> impl Iterator<Item = &Service> {
         self.snapshot.services.iter().filter(|s| is_proxied(s))
     }
