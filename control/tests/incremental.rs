@@ -58,6 +58,7 @@ fn node(n: u32, zone: u32) -> Object {
     Object::Node(snapshot(&text).nodes.remove(0))
 }
 
+/// Changed labels re-select at once (E1.42), and a Service that is proxied no more is gone at once (E2.38).
 #[test]
 fn after_any_changes_the_state_is_that_of_the_objects() {
     let config = NodeConfig::offline("node-1");

@@ -88,6 +88,7 @@ fn pings_go_through_masquerading_by_their_identifier() {
     }
 }
 
+/// In silence, unless the operator wants it otherwise (E1.41).
 #[test]
 fn a_policy_denies_new_flows_and_lets_replies_pass() {
     let mut state = cluster(0);
@@ -127,7 +128,7 @@ fn a_denial_answers_where_the_operator_wants_it_e1_41() {
 }
 
 #[test]
-fn a_service_without_endpoints_refuses_and_unknown_ports_and_addresses_end_by_name() {
+fn a_service_without_endpoints_refuses_and_unknown_ports_and_addresses_end_by_name_e2_13() {
     let mut state = cluster(0);
     add_service(&mut state, "empty", Protocol::Tcp, &["10.96.0.11:80"], &[]);
     add_service(&mut state, "empty-udp", Protocol::Udp, &["10.96.0.11:53"], &[]);
@@ -421,7 +422,7 @@ fn fragments_follow_their_first_one() {
 }
 
 #[test]
-fn flows_outlive_a_snapshot_that_denies_them_unless_they_are_cut_or_drained() {
+fn flows_outlive_a_snapshot_that_denies_them_unless_they_are_cut_or_drained_e1_37() {
     for (on_change, expected) in [
         (OnChange::Keep, None),
         (OnChange::Cut, Some(Verdict::Drop(DropReason::PolicyDenied))),
@@ -509,7 +510,7 @@ fn nothing_of_ours_from_the_network_goes_to_the_node_itself_and_foreign_traffic_
     let transit = node.craft(UPLINK, tuple(TCP, "198.51.100.7:4000", "203.0.113.1:22")).frame();
     node.drops(UPLINK, transit, DropReason::OtherHost);
     let cluster_ip = node.craft(UPLINK, tuple(TCP, "198.51.100.7:4000", "10.96.0.10:80")).frame();
-    node.drops(UPLINK, cluster_ip, DropReason::ServiceNotExternal);
+    node.drops(UPLINK, cluster_ip, DropReason::ServiceNotExternal); // E2.7
 }
 
 #[test]

@@ -193,7 +193,11 @@ pub(crate) fn standing(seed: u64, before: &[Value], after: &[Value], config: &No
     }
     let Arrival { from, to, protocol, sport, .. } = arrival;
     let from = SocketAddr::new(*from, *sport);
-    let packet = |n| format!("- {{'n': {n}, proto: {}, from: '{from}', to: '{to}', expect: {{verdict: forward}}}}", word(*protocol));
+    let opens = if *protocol == Protocol::Tcp { ", tcp: {flags: S}" } else { "" };
+    let packet = |n| {
+        let proto = word(*protocol);
+        format!("- {{'n': {n}, proto: {proto}, from: '{from}', to: '{to}'{opens}, expect: {{verdict: forward}}}}")
+    };
     let changed: Vec<String> = after.iter().filter(|o| !before.contains(o)).map(ToString::to_string).collect();
     let change = format!("- {{'n': 2, delete: [{}], apply: [{}]}}", gone(&before, &after), changed.join(", "));
     let _ = writeln!(text, "packets:\n{}\n{change}\n{}", packet(1), packet(3));

@@ -164,6 +164,7 @@ impl Proxy<'_> {
         }
         let (local, masquerade) = match entry {
             Entry::ClusterIp => {
+                // A pod keeps its address (E2.26); who is none is masqueraded where pods can be told from others (E2.27).
                 let outsider = self.pod_cidrs.is_some() && client != Client::Pod;
                 (service.internal_local, self.masquerade_all || outsider)
             }

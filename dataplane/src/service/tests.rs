@@ -122,7 +122,7 @@ fn choose(services: &Services, tuple: &Tuple, affinity: &Affinity, now: u32, ran
 }
 
 #[test]
-fn the_choice_is_uniform() {
+fn the_choice_is_uniform_e2_15() {
     let services = compile(service(10), |_| {});
     let (affinity, mut random) = (Affinity::new(16, 1), fastrand::Rng::with_seed(1));
     let mut counts = HashMap::new();

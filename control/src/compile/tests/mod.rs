@@ -88,7 +88,7 @@ fn finished_pods_and_pods_without_address_are_nobody_e1_39_e1_40() {
 }
 
 #[test]
-fn pods_alike_are_one_identity_and_another_port_name_makes_another() {
+fn pods_alike_are_one_identity_and_another_port_name_makes_another_e1_27() {
     let mut snapshot = cluster();
     assert_eq!(compiled(&snapshot, "a").identities.len(), 3);
     snapshot.pods[0].ports.push(ContainerPort { name: Some("http".into()), protocol: Protocol::Tcp, port: 80 });

@@ -171,7 +171,7 @@ fn a_service_gets_the_api_servers_defaults_e0_3() {
     assert_eq!((s.kind, s.affinity_timeout_secs, s.internal_local, s.external_local), (ServiceType::ClusterIp, Some(10_800), false, false));
     assert_eq!((s.ports[0].protocol, &s.ports[0].target), (Protocol::Tcp, &TargetPort::Number(80)));
     let name = load(&service("a", "10.96.0.1", "type: ExternalName, externalName: x.example"));
-    assert!(name.services[0].cluster_ips.is_empty());
+    assert!(name.services[0].cluster_ips.is_empty(), "E2.1");
     assert!(load(&service("a", "None", "ports: []")).services[0].headless);
 }
 
