@@ -2,6 +2,7 @@
 //! backends are all here or all there, policies. Everything has an address of both families; nodes talk over IPv4.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use weir_dataplane::io::PortId;
@@ -108,17 +109,16 @@ pub fn state(rules: u32, idle: u32) -> NodeState {
     let mut state = NodeState {
         cluster: Cluster { pod_cidrs: Some(nets(0x0af4_0000, 14)), service_cidrs: nets(0x0a60_0000, 16) },
         namespaces: vec!["bench".into()],
-        identities: ["client", "server"].map(identity).into(),
+        identities: Arc::new(["client", "server"].map(|name| Arc::new(identity(name))).into()),
         ..NodeState::default()
     };
     state.nodes = (0..=REMOTE_NODES)
         .map(|index| machine(index, if index == 0 { nets(0x0af4_0100, 24) } else { nets(0x0af4_0000 + (index << 16), 16) }))
         .collect();
-    state.endpoints = (0..PODS).map(|index| endpoint(format!("client-{index:03}"), 0, 0, pod(index))).collect();
-    state.endpoints.extend((0..SERVERS).map(|index| endpoint(format!("local-{index:03}"), 0, 1, server(index))));
-    state
-        .endpoints
-        .extend((0..SERVICES * BACKENDS).map(|index| endpoint(format!("server-{index:04}"), index % REMOTE_NODES + 1, 1, backend(index))));
+    let clients = (0..PODS).map(|index| endpoint(format!("client-{index:03}"), 0, 0, pod(index)));
+    let local = (0..SERVERS).map(|index| endpoint(format!("local-{index:03}"), 0, 1, server(index)));
+    let remote = (0..SERVICES * BACKENDS).map(|index| endpoint(format!("server-{index:04}"), index % REMOTE_NODES + 1, 1, backend(index)));
+    state.endpoints = Arc::new(clients.chain(local).chain(remote).collect());
     for index in 0..2 * SERVICES + idle {
         state.cluster_ips.extend(in_both(service(index)));
         for protocol in [Protocol::Tcp, Protocol::Udp] {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use weir_control::lab::{self, LabName, Outcome, Up};
 use weir_dataplane::model::{Endpoint, MacAddr, Node, NodeConfig, NodeState, OverlayMode};
@@ -58,7 +59,7 @@ fn pod(name: &str, node: u32, last: u8) -> Endpoint {
 fn cluster() -> NodeState {
     NodeState {
         nodes: vec![node("a", 1), node("b", 2), node("c", 3)],
-        endpoints: vec![pod("a-0", 0, 10), pod("b-0", 1, 10), pod("b-1", 1, 11), pod("c-0", 2, 10)],
+        endpoints: vec![pod("a-0", 0, 10), pod("b-0", 1, 10), pod("b-1", 1, 11), pod("c-0", 2, 10)].into(),
         ..NodeState::default()
     }
 }
@@ -127,7 +128,7 @@ fn a_second_up_changes_only_what_the_snapshot_changed() {
     let before = (inode("shop/b-0"), inode("node/node-b"), inode("shop/a-0"));
     let gone = lab.netns("shop/b-1");
     state.nodes.push(node("d", 4));
-    state.endpoints = vec![pod("a-0", 0, 20), pod("a-1", 0, 21), pod("b-0", 1, 10), pod("c-0", 2, 10), pod("d-0", 3, 10)];
+    state.endpoints = vec![pod("a-0", 0, 20), pod("a-1", 0, 21), pod("b-0", 1, 10), pod("c-0", 2, 10), pod("d-0", 3, 10)].into();
     let outcome = lab.up(&state, OverlayMode::Vxlan);
     assert_eq!((outcome.made, outcome.kept, outcome.removed), (4, 7, 1));
     assert_eq!((inode("shop/b-0"), inode("node/node-b")), (before.0, before.1));
@@ -139,7 +140,7 @@ fn a_second_up_changes_only_what_the_snapshot_changed() {
     // Somebody removed a namespace by hand, and the node is gone again.
     Netns::delete(&lab.netns("shop/c-0")).unwrap();
     state.nodes.pop();
-    state.endpoints.pop();
+    Arc::make_mut(&mut state.endpoints).pop();
     let outcome = lab.up(&state, OverlayMode::Vxlan);
     assert_eq!((outcome.made, outcome.kept, outcome.removed), (1, 8, 2));
     assert!(lab.ping("shop/b-0", "10.244.3.10", "56"));

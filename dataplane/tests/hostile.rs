@@ -60,7 +60,7 @@ fn a_pod_reports_only_what_was_sent_to_itself_and_the_network_nothing_between_po
     let mut state = cluster(0);
     let mut third = state.endpoints[0].clone();
     (third.name, third.addresses) = ("third".into(), vec![addr("10.244.1.9")]);
-    state.endpoints.push(third);
+    Arc::make_mut(&mut state.endpoints).push(third);
     let (mut node, ..) = talking(&state);
     let flow = tuple(TCP, "10.244.1.6:4000", "10.244.1.5:80");
     let third = node.pod("third");
@@ -107,7 +107,7 @@ fn the_next_pod_with_an_address_gets_nothing_of_its_predecessors_flows() {
     assert_eq!(node.conns.used(), 2);
 
     // Another pod, with other labels, gets the client's address; its port is the old one's.
-    let pod = state.endpoints.iter_mut().find(|e| e.name == "client").unwrap();
+    let pod = Arc::make_mut(&mut state.endpoints).iter_mut().find(|e| e.name == "client").unwrap();
     (pod.name, pod.identity) = ("successor".into(), 2);
     let mut runtime = (*node.tables.runtime).clone();
     runtime.ports[usize::from(client.0)].kind =

@@ -8,6 +8,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
 use proptest::prelude::*;
 use weir_dataplane::conntrack::{FlowRecord, Ticks, Tuple};
@@ -172,9 +174,9 @@ fn state(variant: u8) -> NodeState {
         1 => isolate(&mut state, 0, vec![1], 8080),
         2 => isolate(&mut state, 0, vec![], 8080),
         // The client's address is another pod's now.
-        4 => state.endpoints[0].name = "stranger".into(),
+        4 => Arc::make_mut(&mut state.endpoints)[0].name = "stranger".into(),
         // The far pod has moved to another node.
-        5 => state.endpoints[1].node = 2,
+        5 => Arc::make_mut(&mut state.endpoints)[1].node = 2,
         _ => {}
     }
     state

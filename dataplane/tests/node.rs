@@ -243,7 +243,7 @@ fn a_port_whose_pod_is_not_in_the_snapshot_waits_e1_38() {
     let mut state = cluster(0);
     let mut node = TestNode::new(&state);
     let client = node.pod("client");
-    state.endpoints.remove(0);
+    Arc::make_mut(&mut state.endpoints).remove(0);
     node.publish(&state);
     let syn = node.craft(client, tuple(TCP, "10.244.1.6:1", "10.244.1.5:2")).frame();
     node.drops(client, syn.clone(), DropReason::EndpointNotReady);

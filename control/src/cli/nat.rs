@@ -168,7 +168,7 @@ mod tests {
             local_ready: 0,
         };
         let endpoints = vec![pod("client", "10.244.1.5"), pod("web-0", "10.244.2.7")];
-        NodeState { endpoints, services: vec![Arc::new(service)], ..NodeState::default() }
+        NodeState { endpoints: endpoints.into(), services: vec![Arc::new(service)], ..NodeState::default() }
     }
 
     #[test]

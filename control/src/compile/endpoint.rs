@@ -2,11 +2,12 @@
 //!
 //! Finished pods and pods without an address are left out here, so that nobody later can match them (E1.39, E1.40, E2.12).
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
-use weir_dataplane::model::{Endpoint, EndpointIndex, Identity, IdentityIndex, NamedPort, NamespaceIndex, Node, NodeIndex};
+use weir_dataplane::model::{Endpoint, Identity, IdentityIndex, NamedPort, NamespaceIndex, Node, NodeIndex, NodeState};
 
 use super::overlay;
 use crate::source::objects::{Labels, Pod, Selector, Snapshot};
@@ -21,56 +22,86 @@ pub(super) struct Namespace<'a> {
     pub(super) identities: Range<IdentityIndex>,
 }
 
-/// All living pods with an address, indexed for selectors.
+/// All living pods with an address, as selectors see them.
 pub(super) struct Pods<'a> {
     /// Sorted by name.
     pub(super) namespaces: Vec<Namespace<'a>>,
     /// Sorted, so that those of a namespace are neighbours.
-    pub(super) identities: Vec<Identity>,
+    pub(super) identities: Arc<Vec<Arc<Identity>>>,
     /// Sorted by namespace and name.
-    pub(super) endpoints: Vec<Endpoint>,
-    /// The object of each endpoint.
-    pub(super) objects: Vec<&'a Pod>,
-    /// The endpoints of each identity, sorted.
-    pub(super) members: Vec<Vec<EndpointIndex>>,
-    /// Identities that carry a label, by key and value, sorted.
-    by_label: HashMap<&'a str, HashMap<&'a str, Vec<IdentityIndex>>>,
+    pub(super) endpoints: Arc<Vec<Endpoint>>,
+    /// Of which identities there is a pod off the host network.
+    selectable: Vec<bool>,
+}
+
+/// What became of the identities when pods changed.
+pub(super) struct Moved {
+    /// The index of each that there was; `None` = it is gone.
+    pub(super) to: Vec<Option<IdentityIndex>>,
+    /// Those that there were not, sorted.
+    pub(super) new: Vec<IdentityIndex>,
 }
 
 impl<'a> Pods<'a> {
     /// Collects the pods of `snapshot`; every pod's node is among `nodes`.
     pub(super) fn collect(snapshot: &'a Snapshot, nodes: &[Node]) -> Self {
-        let mut namespaces: Vec<Namespace<'a>> =
-            snapshot.namespaces.iter().map(|n| Namespace { name: &n.meta.name, labels: &n.meta.labels, identities: 0..0 }).collect();
-        namespaces.sort_unstable_by_key(|n| n.name);
-
+        let namespaces = namespaces(snapshot);
         let mut live: Vec<Live<'a>> = snapshot.pods.iter().filter_map(|pod| Live::new(pod, &namespaces, nodes)).collect();
         live.sort_by(|a, b| a.traits().cmp(&b.traits()));
-        let mut identities: Vec<Identity> = Vec::new();
-        let mut by_label: HashMap<&str, HashMap<&str, Vec<IdentityIndex>>> = HashMap::new();
+        let mut identities = Vec::new();
         for index in 0..live.len() {
             if index == 0 || live[index - 1].traits() != live[index].traits() {
-                let identity = identities.len() as IdentityIndex;
-                let Live { namespace, named_ports, pod, .. } = &live[index];
-                let labels = &pod.meta.labels;
-                for (key, value) in labels {
-                    by_label.entry(key).or_default().entry(value).or_default().push(identity);
-                }
-                let space = &mut namespaces[*namespace as usize].identities;
-                *space = if space.end == 0 { identity } else { space.start }..identity + 1;
-                identities.push(Identity { namespace: *namespace, labels: labels.clone(), named_ports: named_ports.clone() });
+                identities.push(Arc::new(live[index].identity()));
             }
             live[index].identity = identities.len() as IdentityIndex - 1;
         }
-
         live.sort_unstable_by_key(|l| (l.namespace, l.pod.meta.name.as_str()));
-        let mut members = vec![Vec::new(); identities.len()];
-        for (index, one) in live.iter().enumerate() {
-            members[one.identity as usize].push(index as EndpointIndex);
-        }
-        let objects = live.iter().map(|l| l.pod).collect();
         let endpoints = live.into_iter().map(Live::into_endpoint).collect();
-        Self { namespaces, identities, endpoints, objects, members, by_label }
+        Self::new(namespaces, Arc::new(identities), Arc::new(endpoints))
+    }
+
+    /// The pods of `snapshot`, when they are those of `before`.
+    pub(super) fn same(snapshot: &'a Snapshot, before: &NodeState) -> Self {
+        Self::new(namespaces(snapshot), before.identities.clone(), before.endpoints.clone())
+    }
+
+    /// The pods of `snapshot`, when those not called `changed` (namespace, name), all nodes and the names of namespaces are as in
+    /// `before`.
+    pub(super) fn follow(snapshot: &'a Snapshot, before: &NodeState, changed: &BTreeSet<(&str, &str)>) -> (Self, Moved) {
+        let namespaces = namespaces(snapshot);
+        let changed = |namespace: &str, name: &str| changed.contains(&(namespace, name));
+        let others = || before.endpoints.iter().filter(|e| !changed(&e.namespace, &e.name));
+        let mut used = vec![false; before.identities.len()];
+        others().for_each(|e| used[e.identity as usize] = true);
+        let stay = before.identities.iter().zip(&used).filter(|(_, used)| **used);
+        let mut identities: Vec<Arc<Identity>> = stay.map(|(identity, _)| identity.clone()).collect();
+        let pods = snapshot.pods.iter().filter(|p| changed(&p.meta.namespace, &p.meta.name));
+        let live: Vec<Live<'_>> = pods.filter_map(|pod| Live::new(pod, &namespaces, &before.nodes)).collect();
+        for one in &live {
+            if let Err(at) = one.find(&identities) {
+                identities.insert(at, Arc::new(one.identity()));
+            }
+        }
+        let moved = Moved::between(&before.identities, &used, &identities);
+        let others = others().map(|e| Endpoint { identity: moved.to[e.identity as usize].unwrap_or_default(), ..e.clone() });
+        let mut endpoints: Vec<Endpoint> = others.collect();
+        for mut one in live {
+            one.identity = one.find(&identities).unwrap_or_default() as IdentityIndex;
+            let one = one.into_endpoint();
+            let at = endpoints.partition_point(|e| (&e.namespace, &e.name) < (&one.namespace, &one.name));
+            endpoints.insert(at, one);
+        }
+        (Self::new(namespaces, Arc::new(identities), Arc::new(endpoints)), moved)
+    }
+
+    fn new(mut namespaces: Vec<Namespace<'a>>, identities: Arc<Vec<Arc<Identity>>>, endpoints: Arc<Vec<Endpoint>>) -> Self {
+        for (identity, index) in identities.iter().zip(0..) {
+            let space = &mut namespaces[identity.namespace as usize].identities;
+            *space = if space.end == 0 { index } else { space.start }..index + 1;
+        }
+        let mut selectable = vec![false; identities.len()];
+        endpoints.iter().filter(|e| !e.host_network).for_each(|e| selectable[e.identity as usize] = true);
+        Self { namespaces, identities, endpoints, selectable }
     }
 
     /// Finds a namespace by its name.
@@ -80,30 +111,13 @@ impl<'a> Pods<'a> {
 
     /// The namespaces that `selector` selects, sorted.
     pub(super) fn namespaces_selected(&self, selector: &Selector) -> Vec<NamespaceIndex> {
-        let all = self.namespaces.iter().enumerate();
-        all.filter(|(_, n)| selector.matches(n.labels)).map(|(index, _)| index as NamespaceIndex).collect()
-    }
-
-    /// The identities in `namespaces` (sorted) whose labels `selector` selects, sorted. Looks only at those that carry the
-    /// rarest of the selector's labels, where it has any.
-    pub(super) fn identities_selected(&self, namespaces: &[NamespaceIndex], selector: &Selector) -> Vec<IdentityIndex> {
-        let matches = |identity: IdentityIndex| selector.matches(&self.identities[identity as usize].labels);
-        match selector.match_labels.iter().map(|(key, value)| self.labelled(key, value)).min_by_key(|p| p.len()) {
-            Some(rarest) if namespaces.len() > 1 || rarest.len() < 16 => {
-                let within = |identity: IdentityIndex| namespaces.binary_search(&self.identities[identity as usize].namespace).is_ok();
-                rarest.iter().copied().filter(|&i| within(i) && matches(i)).collect()
-            }
-            _ => namespaces.iter().flat_map(|&n| self.namespaces[n as usize].identities.clone()).filter(|&i| matches(i)).collect(),
-        }
-    }
-
-    fn labelled(&self, key: &str, value: &str) -> &[IdentityIndex] {
-        self.by_label.get(key).and_then(|values| values.get(value)).map_or(&[], Vec::as_slice)
+        let all = self.namespaces.iter().zip(0..);
+        all.filter(|(n, _)| selector.matches(n.labels)).map(|(_, index)| index).collect()
     }
 
     /// Tells whether policies can see a pod of this identity: one that is not on the host network (E1.30, E1.50).
     pub(super) fn is_selectable(&self, identity: IdentityIndex) -> bool {
-        self.members[identity as usize].iter().any(|&e| !self.endpoints[e as usize].host_network)
+        self.selectable[identity as usize]
     }
 
     /// The identities of the pods on `node` that policies can act on, sorted.
@@ -113,6 +127,24 @@ impl<'a> Pods<'a> {
         identities.sort_unstable();
         identities.dedup();
         identities
+    }
+}
+
+impl Moved {
+    /// `used` tells which of `before` are among `after`.
+    fn between(before: &[Arc<Identity>], used: &[bool], after: &[Arc<Identity>]) -> Self {
+        let mut moved = Self { to: Vec::with_capacity(before.len()), new: Vec::new() };
+        let mut next = 0;
+        for (identity, used) in before.iter().zip(used) {
+            while *used && !Arc::ptr_eq(&after[next], identity) {
+                moved.new.push(next as IdentityIndex);
+                next += 1;
+            }
+            moved.to.push(used.then_some(next as IdentityIndex));
+            next += usize::from(*used);
+        }
+        moved.new.extend(next as IdentityIndex..after.len() as IdentityIndex);
+        moved
     }
 }
 
@@ -145,6 +177,15 @@ impl<'a> Live<'a> {
         (self.namespace, &self.pod.meta.labels, &self.named_ports)
     }
 
+    fn identity(&self) -> Identity {
+        Identity { namespace: self.namespace, labels: self.pod.meta.labels.clone(), named_ports: self.named_ports.clone() }
+    }
+
+    /// Where its identity is in `identities`, or would be.
+    fn find(&self, identities: &[Arc<Identity>]) -> Result<usize, usize> {
+        identities.binary_search_by(|i| (i.namespace, &i.labels, &*i.named_ports).cmp(&self.traits()))
+    }
+
     fn into_endpoint(self) -> Endpoint {
         Endpoint {
             namespace: self.pod.meta.namespace.clone(),
@@ -169,6 +210,14 @@ fn named_ports(pod: &Pod) -> Vec<NamedPort> {
     }
     named.sort_unstable();
     named
+}
+
+/// All namespaces, sorted, as yet without identities.
+fn namespaces(snapshot: &Snapshot) -> Vec<Namespace<'_>> {
+    let all = snapshot.namespaces.iter();
+    let mut namespaces: Vec<_> = all.map(|n| Namespace { name: &n.meta.name, labels: &n.meta.labels, identities: 0..0 }).collect();
+    namespaces.sort_unstable_by_key(|n| n.name);
+    namespaces
 }
 
 fn find_namespace(namespaces: &[Namespace<'_>], name: &str) -> Option<NamespaceIndex> {

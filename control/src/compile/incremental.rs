@@ -1,8 +1,9 @@
 //! A state that follows its objects: one changed object costs work for what it touches.
 //!
-//! A Service or an EndpointSlice touches one Service, and that alone is compiled anew. A pod, a namespace or a policy touches what
-//! selectors select, and those Services whose endpoints no slice tells. The other Services of the new state are those of the
-//! old one, so that tables can share them too. A change of a Node compiles everything.
+//! A Service or an EndpointSlice touches one Service, and that alone is compiled anew. A pod touches its identity, what selectors
+//! select of that, and those Services that select it and whose endpoints no slice tells. A policy touches its own selectors, a
+//! Namespace's labels the selectors of namespaces. All else of the new state is that of the old one, so that tables can share it too.
+//! A Node touches everything, and what only changes the set of namespaces all selectors.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use weir_dataplane::model::{NodeConfig, NodeState};
 
 use super::endpoint::Pods;
 use super::service::{self, Name};
-use super::{CompileError, compile, overlay};
-use crate::source::objects::{Meta, Object, Snapshot};
+use super::{CompileError, Matches, compile_with, overlay, with_policies};
+use crate::source::objects::{Meta, Object, Pod, Snapshot};
 
 /// The objects of a cluster and the state of one node, in step.
 pub struct Compiler {
@@ -20,37 +21,45 @@ pub struct Compiler {
     node: String,
     config: NodeConfig,
     state: Arc<NodeState>,
+    /// What the selectors of the state's policies match.
+    matches: Matches,
 }
 
-/// More Services than this are compiled faster with all the others.
+/// More Services or pods than this are compiled faster with all the others.
 const FEW: usize = 100;
 
 /// What a change can reach.
 #[derive(Default)]
-struct Touched {
+struct Touched<'o> {
     /// These Services.
-    services: BTreeSet<Name>,
+    services: BTreeSet<Name<'o>>,
     /// A Service itself changed, not only its slices.
     frontends: bool,
+    /// These pods, as they were and as they are.
+    pods: Vec<&'o Pod>,
+    /// Namespaces of these names.
+    namespaces: Vec<&'o str>,
     /// What selectors select, or what they are asked for.
     selectors: bool,
     /// All of it.
     everything: bool,
 }
 
-impl Touched {
-    fn by<'o>(objects: impl IntoIterator<Item = &'o Object>) -> Self {
+impl<'o> Touched<'o> {
+    fn by(objects: impl IntoIterator<Item = &'o Object>) -> Self {
         let mut touched = Self::default();
         for object in objects {
             match object {
                 Object::Service(service) => {
                     touched.frontends = true;
-                    touched.services.insert((service.meta.namespace.clone(), service.meta.name.clone()));
+                    touched.services.insert((&service.meta.namespace, &service.meta.name));
                 }
                 Object::EndpointSlice(slice) => {
-                    touched.services.extend(slice.service.clone().map(|name| (slice.meta.namespace.clone(), name)));
+                    touched.services.extend(slice.service.as_ref().map(|name| (&*slice.meta.namespace, &**name)));
                 }
-                Object::Pod(_) | Object::Namespace(_) | Object::NetworkPolicy(_) | Object::ClusterPolicy(_) => touched.selectors = true,
+                Object::Pod(pod) => touched.pods.push(pod),
+                Object::Namespace(namespace) => touched.namespaces.push(&namespace.meta.name),
+                Object::NetworkPolicy(_) | Object::ClusterPolicy(_) => touched.selectors = true,
                 Object::Node(_) => touched.everything = true,
             }
         }
@@ -64,8 +73,9 @@ impl Compiler {
     /// # Errors
     /// As [`compile`].
     pub fn new(snapshot: Snapshot, node: &str, config: NodeConfig) -> Result<Self, CompileError> {
-        let state = Arc::new(compile(&snapshot, node, &config)?);
-        Ok(Self { snapshot, node: node.into(), config, state })
+        let mut matches = Matches::default();
+        let state = Arc::new(compile_with(&snapshot, node, &config, &mut matches)?);
+        Ok(Self { snapshot, node: node.into(), config, state, matches })
     }
 
     /// The state of the objects as they are.
@@ -82,8 +92,7 @@ impl Compiler {
         let (kind, Meta { namespace, name, .. }) = (object.kind(), object.meta().clone());
         let after = object.clone();
         let before = self.snapshot.apply(object);
-        let touched = Touched::by(before.iter().chain([&after]));
-        self.follow(touched, namespaces).map_err(|(compiler, error)| {
+        self.follow(Touched::by(before.iter().chain([&after]))).map_err(|(compiler, error)| {
             match before {
                 Some(before) => drop(compiler.snapshot.apply(before)),
                 None => drop(compiler.snapshot.remove(kind, &namespace, &name)),
@@ -98,10 +107,8 @@ impl Compiler {
     /// # Errors
     /// As [`compile`]; objects and state are as before then.
     pub fn remove(&mut self, kind: &str, namespace: &str, name: &str) -> Result<&Arc<NodeState>, CompileError> {
-        let namespaces = self.snapshot.namespaces.len();
         let before = self.snapshot.remove(kind, namespace, name);
-        let touched = Touched::by(&before);
-        self.follow(touched, namespaces).map_err(|(compiler, error)| {
+        self.follow(Touched::by(&before)).map_err(|(compiler, error)| {
             if let Some(before) = before {
                 compiler.snapshot.apply(before);
             }
@@ -119,7 +126,7 @@ impl Compiler {
         if differences.is_empty() {
             return Ok(false);
         }
-        match self.follow(Touched::by(&differences), before.namespaces.len()) {
+        match self.follow(Touched::by(&differences)) {
             Ok(_) => Ok(true),
             Err((compiler, error)) => {
                 compiler.snapshot = before;
@@ -128,11 +135,17 @@ impl Compiler {
         }
     }
 
-    /// Makes the state that of the objects. `namespaces` = how many there were before the change.
-    fn follow(&mut self, mut touched: Touched, namespaces: usize) -> Result<&Arc<NodeState>, (&mut Self, CompileError)> {
-        touched.selectors |= self.snapshot.namespaces.len() != namespaces;
-        let partly = if touched.everything { None } else { self.partly(touched) };
-        match partly.unwrap_or_else(|| compile(&self.snapshot, &self.node, &self.config)) {
+    /// Makes the state that of the objects.
+    fn follow(&mut self, touched: Touched<'_>) -> Result<&Arc<NodeState>, (&mut Self, CompileError)> {
+        let followed = match self.partly(touched) {
+            Some(followed) => followed,
+            None => {
+                let mut matches = Matches::default();
+                let state = compile_with(&self.snapshot, &self.node, &self.config, &mut matches);
+                state.inspect(|_| self.matches = matches)
+            }
+        };
+        match followed {
             Ok(state) => {
                 self.state = Arc::new(state);
                 Ok(&self.state)
@@ -142,35 +155,59 @@ impl Compiler {
     }
 
     /// The state with what is touched compiled anew; `None` where that alone does not do, or is no less work than everything.
-    fn partly(&self, touched: Touched) -> Option<Result<NodeState, CompileError>> {
+    /// `matches` follow only where there is a new state.
+    fn partly(&mut self, touched: Touched<'_>) -> Option<Result<NodeState, CompileError>> {
         let (old, snapshot) = (&*self.state, &self.snapshot);
-        let Touched { services: mut names, frontends, selectors, .. } = touched;
-        if selectors && overlay::nodes(snapshot) != old.nodes {
+        // A node that no object tells of is there for its living pods alone.
+        let places = |pod: &Pod| !overlay::is_nobody(pod) && !snapshot.nodes.iter().any(|n| n.meta.name == overlay::node_name(pod));
+        if touched.everything || touched.pods.len() > FEW || touched.pods.iter().any(|pod| places(pod)) {
             return None;
         }
-        let pods = selectors.then(|| Pods::collect(snapshot, &old.nodes));
-        if selectors {
-            names.extend(service::without_slices(snapshot));
-        }
+        let mut names = touched.services;
+        names.extend(service::selecting(snapshot, &touched.pods));
         if names.len() > FEW {
             return None;
         }
-        let made = service::compile_some(snapshot, pods.as_ref(), &names, &old.nodes, old.this_node, &self.config)?;
+        let this = &old.nodes[old.this_node as usize];
         let mut services = old.services.clone();
-        for ((namespace, name), made) in made {
-            let of = (namespace.as_str(), name.as_str());
-            let first = services.partition_point(|s| (s.namespace.as_str(), s.name.as_str()) < of);
-            let end = services.partition_point(|s| (s.namespace.as_str(), s.name.as_str()) <= of);
+        for (of, made) in service::compile_some(snapshot, &names, this, &self.config) {
+            let first = services.partition_point(|s| (&*s.namespace, &*s.name) < of);
+            let end = services.partition_point(|s| (&*s.namespace, &*s.name) <= of);
             services.splice(first..end, made);
         }
-        let cluster_ips = if frontends { service::cluster_ips(snapshot) } else { old.cluster_ips.clone() };
-        if frontends && let Err(error) = service::refuse_taken(&services) {
+        let cluster_ips = if touched.frontends { service::cluster_ips(snapshot) } else { old.cluster_ips.clone() };
+        if touched.frontends
+            && let Err(error) = service::refuse_taken(&services)
+        {
             return Some(Err(error));
         }
-        let nodes = old.nodes.clone();
-        Some(Ok(match pods {
-            Some(pods) => super::assemble(snapshot, pods, nodes, old.this_node, old.cluster.clone(), services, cluster_ips),
-            None => NodeState { services, cluster_ips, ..old.clone() },
-        }))
+        // No error from here on.
+        let others = snapshot.namespaces.len() != old.namespaces.len()
+            || touched.namespaces.iter().any(|name| old.namespaces.binary_search_by(|n| n.as_str().cmp(name)).is_err());
+        let pods = if others {
+            self.matches = Matches::default();
+            Pods::collect(snapshot, &old.nodes)
+        } else if !touched.pods.is_empty() {
+            let changed = touched.pods.iter().map(|pod| (&*pod.meta.namespace, &*pod.meta.name)).collect();
+            let (pods, moved) = Pods::follow(snapshot, old, &changed);
+            self.matches.follow(&moved, &pods);
+            pods
+        } else if touched.selectors || !touched.namespaces.is_empty() {
+            Pods::same(snapshot, old)
+        } else {
+            return Some(Ok(NodeState { services, cluster_ips, ..old.clone() }));
+        };
+        if !touched.namespaces.is_empty() {
+            self.matches.forget_namespaces();
+        }
+        let rest = NodeState {
+            this_node: old.this_node,
+            cluster: old.cluster.clone(),
+            nodes: old.nodes.clone(),
+            services,
+            cluster_ips,
+            ..NodeState::default()
+        };
+        Some(Ok(with_policies(rest, snapshot, pods, &mut self.matches)))
     }
 }

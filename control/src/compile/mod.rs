@@ -16,11 +16,11 @@ mod service;
 mod tests;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use weir_dataplane::model::{self, Cluster, NodeConfig, NodeState, Protocol};
+use weir_dataplane::model::{Cluster, NodeConfig, NodeState, Protocol};
 
 pub use incremental::Compiler;
+use selection::{Matches, Selections};
 
 use crate::source::objects::Snapshot;
 
@@ -61,6 +61,11 @@ pub struct FrontendTaken {
 /// # Errors
 /// [`CompileError::NoSuchNode`], [`CompileError::FrontendTaken`].
 pub fn compile(snapshot: &Snapshot, node: &str, config: &NodeConfig) -> Result<NodeState, CompileError> {
+    compile_with(snapshot, node, config, &mut Matches::default())
+}
+
+/// The same; `matches`, which has none, gets what selectors match.
+fn compile_with(snapshot: &Snapshot, node: &str, config: &NodeConfig, matches: &mut Matches) -> Result<NodeState, CompileError> {
     let nodes = overlay::nodes(snapshot);
     let this_node = match overlay::find(&nodes, node) {
         Some(index) if snapshot.nodes.iter().any(|n| n.meta.name == node) => index,
@@ -71,10 +76,13 @@ pub fn compile(snapshot: &Snapshot, node: &str, config: &NodeConfig) -> Result<N
             return Err(CompileError::NoSuchNode { node: node.into(), known });
         }
     };
-    let pods = endpoint::Pods::collect(snapshot, &nodes);
-    let services = service::compile(snapshot, &pods, &nodes, this_node, config)?;
+    let services = service::compile(snapshot, &nodes[this_node as usize], config)?;
     let cluster = Cluster { pod_cidrs: overlay::pod_cidrs(&nodes, config), service_cidrs: overlay::service_cidrs(config) };
-    Ok(assemble(snapshot, pods, nodes, this_node, cluster, services, service::cluster_ips(snapshot)))
+    let pods = endpoint::Pods::collect(snapshot, &nodes);
+    let leaving = snapshot.nodes.iter().any(|n| n.leaving && n.meta.name == node);
+    let cluster_ips = service::cluster_ips(snapshot);
+    let rest = NodeState { this_node, leaving, cluster, nodes, services, cluster_ips, ..NodeState::default() };
+    Ok(with_policies(rest, snapshot, pods, matches))
 }
 
 /// Finds what keeps a snapshot from being compiled for any of its nodes: an address and port that two Services ask for there.
@@ -85,36 +93,22 @@ pub fn check(snapshot: &Snapshot) -> Result<(), CompileError> {
     let nodes = overlay::nodes(snapshot);
     for node in &snapshot.nodes {
         if let Some(this_node) = overlay::find(&nodes, &node.meta.name) {
-            service::check(snapshot, &nodes, this_node, &NodeConfig::offline(&node.meta.name))?;
+            service::check(snapshot, &nodes[this_node as usize], &NodeConfig::offline(&node.meta.name))?;
         }
     }
     Ok(())
 }
 
-/// The state of a node whose Services are compiled: what is left are policies and what they select.
-fn assemble(
-    snapshot: &Snapshot,
-    pods: endpoint::Pods<'_>,
-    nodes: Vec<model::Node>,
-    this_node: model::NodeIndex,
-    cluster: Cluster,
-    services: Vec<Arc<model::Service>>,
-    cluster_ips: Vec<IpAddr>,
-) -> NodeState {
-    let mut selections = selection::Selections::new(snapshot, &pods);
-    let policies = policy::compile(snapshot, &pods, &nodes, this_node, &mut selections);
-    let this = &nodes[this_node as usize].name;
+/// A state with these pods, and with the policies and what they select.
+fn with_policies(state: NodeState, snapshot: &Snapshot, pods: endpoint::Pods<'_>, matches: &mut Matches) -> NodeState {
+    let mut selections = Selections::new(snapshot, &pods, matches);
+    let policies = policy::compile(snapshot, &pods, &state.nodes, state.this_node, &mut selections);
     NodeState {
-        this_node,
-        leaving: snapshot.nodes.iter().any(|node| node.leaving && node.meta.name == *this),
-        cluster,
-        cluster_ips,
         selections: selections.into_vec(),
         namespaces: pods.namespaces.iter().map(|n| n.name.to_string()).collect(),
         identities: pods.identities,
         endpoints: pods.endpoints,
-        nodes,
         policies,
-        services,
+        ..state
     }
 }

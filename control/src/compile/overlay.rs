@@ -28,13 +28,17 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Vec<Node> {
     }
     for pod in &snapshot.pods {
         if let Entry::Vacant(entry) = nodes.entry(node_name(pod))
-            && !pod.finished
-            && !pod.addresses.is_empty()
+            && !is_nobody(pod)
         {
             entry.insert(Node { name: node_name(pod).into(), ..Node::default() });
         }
     }
     nodes.into_values().collect()
+}
+
+/// Tells whether a pod does not make its node known: it has finished, or has no address.
+pub(super) fn is_nobody(pod: &Pod) -> bool {
+    pod.finished || pod.addresses.is_empty()
 }
 
 /// The name in `nodes` of the node that `pod` runs on.

@@ -1,11 +1,15 @@
 //! Policies of all four kinds: those that have a subject among this node's pods, in order of evaluation (E1.45).
 
+use std::collections::HashMap;
+
 use weir_dataplane::model::{Action, IdentityIndex, Node, NodeIndex, Policy, PolicyKind, Rule, SelectionIndex, Tier};
 
 use super::endpoint::Pods;
 use super::overlay;
 use super::selection::{Scope, Selections};
-use crate::source::objects::{ClusterPeer, ClusterPolicy, ClusterRule, NetworkPolicy, Peer, PodSelection, PolicyRule, Selector, Snapshot};
+use crate::source::objects::{
+    ClusterPeer, ClusterPolicy, ClusterRule, Labels, NetworkPolicy, Peer, PodSelection, PolicyRule, Selector, Snapshot,
+};
 
 /// Where BaselineAdminNetworkPolicy, which has no priority, stands in its tier: after every ClusterNetworkPolicy, whose
 /// priorities end at 1000.
@@ -28,7 +32,13 @@ pub(super) fn compile<'a>(
     let mut cluster: Vec<&ClusterPolicy> = snapshot.cluster_policies.iter().filter(|p| acts_on(&p.subject, pods, &here)).collect();
     // Same tier and priority: by name, whatever the kind (E1.49); the kind only keeps two of one name apart.
     cluster.sort_unstable_by_key(|p| (p.tier, priority(p), p.meta.name.as_str(), p.kind));
-    let mut namespaced: Vec<&NetworkPolicy> = snapshot.network_policies.iter().filter(|p| selects(p, pods, &here)).collect();
+    // A policy acts on pods of its own namespace only (E1.1).
+    let mut by_namespace: HashMap<&str, Vec<&Labels>> = HashMap::new();
+    for identity in here.iter().map(|&i| &pods.identities[i as usize]) {
+        by_namespace.entry(pods.namespaces[identity.namespace as usize].name).or_default().push(&identity.labels);
+    }
+    let acts = |p: &&NetworkPolicy| by_namespace.get(&*p.meta.namespace).is_some_and(|l| l.iter().any(|l| p.pod_selector.matches(l)));
+    let mut namespaced: Vec<&NetworkPolicy> = snapshot.network_policies.iter().filter(acts).collect();
     namespaced.sort_unstable_by_key(|p| (p.meta.namespace.as_str(), p.meta.name.as_str()));
 
     let baseline = cluster.partition_point(|p| p.tier < Tier::Baseline);
@@ -41,14 +51,6 @@ pub(super) fn compile<'a>(
 
 fn priority(policy: &ClusterPolicy) -> i32 {
     if policy.kind == PolicyKind::BaselineAdminNetworkPolicy { AFTER_ALL_PRIORITIES } else { policy.priority }
-}
-
-/// Tells whether a NetworkPolicy selects one of the identities `here`: of its own namespace only (E1.1).
-fn selects(policy: &NetworkPolicy, pods: &Pods<'_>, here: &[IdentityIndex]) -> bool {
-    let Some(namespace) = pods.namespace(&policy.meta.namespace) else { return false };
-    let range = &pods.namespaces[namespace as usize].identities;
-    let first = here.partition_point(|&i| i < range.start);
-    here[first..].iter().take_while(|&&i| i < range.end).any(|&i| policy.pod_selector.matches(&pods.identities[i as usize].labels))
 }
 
 fn acts_on(subject: &PodSelection, pods: &Pods<'_>, here: &[IdentityIndex]) -> bool {

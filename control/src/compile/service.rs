@@ -2,68 +2,74 @@
 //!
 //! Semantics: E2.1 to E2.3, E2.8 to E2.14, E2.17 to E2.25, E2.32, E2.36.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weir_dataplane::model::{Backend, Endpoint, Family, Frontend, FrontendKind, Node, NodeConfig, NodeIndex, Protocol, Service};
+use weir_dataplane::model::{Backend, Family, Frontend, FrontendKind, Node, NodeConfig, Protocol, Service};
 
-use super::endpoint::Pods;
-use super::{CompileError, FrontendTaken};
+use super::{CompileError, FrontendTaken, overlay};
 use crate::source::objects::{self, EndpointSlice, Pod, ServicePort, ServiceType, Snapshot, TargetPort, TrafficDistribution};
 
 /// Compiles all Services that are proxied (E2.1), one entry per port and family, sorted by namespace, name, port, protocol
 /// and family.
-pub(super) fn compile(
-    snapshot: &Snapshot,
-    pods: &Pods<'_>,
-    nodes: &[Node],
-    this_node: NodeIndex,
-    config: &NodeConfig,
-) -> Result<Vec<Arc<Service>>, CompileError> {
-    Cluster::new(snapshot, Some(pods), nodes, this_node, config, |_, _| true).services(snapshot)
+pub(super) fn compile(snapshot: &Snapshot, this: &Node, config: &NodeConfig) -> Result<Vec<Arc<Service>>, CompileError> {
+    Cluster::new(snapshot, this, config, |_, _| true).services(snapshot)
 }
 
 /// Finds what [`compile`] would refuse, without a look at endpoints.
-pub(super) fn check(snapshot: &Snapshot, nodes: &[Node], this_node: NodeIndex, config: &NodeConfig) -> Result<(), CompileError> {
-    Cluster::new(snapshot, None, nodes, this_node, config, |_, _| false).services(snapshot).map(drop)
+pub(super) fn check(snapshot: &Snapshot, this: &Node, config: &NodeConfig) -> Result<(), CompileError> {
+    Cluster::new(snapshot, this, config, |_, _| false).services(snapshot).map(drop)
 }
 
 /// `(namespace, name)` of a Service.
-pub(super) type Name = (String, String);
+pub(super) type Name<'s> = (&'s str, &'s str);
 
-/// Compiles these Services anew, which may be gone, for nodes that are as they were. `None` where endpoints must be found among
-/// pods that are not given.
-pub(super) fn compile_some(
-    snapshot: &Snapshot,
-    pods: Option<&Pods<'_>>,
-    names: &BTreeSet<Name>,
-    nodes: &[Node],
-    this_node: NodeIndex,
+/// Compiles these Services anew, which may be gone, for nodes that are as they were.
+pub(super) fn compile_some<'s>(
+    snapshot: &'s Snapshot,
+    names: &BTreeSet<Name<'s>>,
+    this: &Node,
     config: &NodeConfig,
-) -> Option<BTreeMap<Name, Vec<Arc<Service>>>> {
-    let wanted = |namespace: &str, name: &str| names.iter().any(|n| (n.0.as_str(), n.1.as_str()) == (namespace, name));
-    let cluster = Cluster::new(snapshot, pods, nodes, this_node, config, wanted);
-    let mut made: BTreeMap<Name, Vec<Arc<Service>>> = names.iter().map(|name| (name.clone(), Vec::new())).collect();
-    for object in snapshot.services.iter().filter(|s| is_proxied(s) && wanted(&s.meta.namespace, &s.meta.name)) {
-        let key = (object.meta.namespace.as_str(), object.meta.name.as_str());
-        if pods.is_none() && !cluster.slices.contains_key(&key) && !object.selector.is_empty() {
-            return None;
-        }
-        let mut services = Vec::new();
-        cluster.service(object, &mut services);
-        made.insert((object.meta.namespace.clone(), object.meta.name.clone()), services.into_iter().map(Arc::new).collect());
+) -> BTreeMap<Name<'s>, Vec<Arc<Service>>> {
+    let mut made: BTreeMap<Name<'s>, Vec<Arc<Service>>> = names.iter().map(|name| (*name, Vec::new())).collect();
+    if names.is_empty() {
+        return made;
     }
-    Some(made)
+    let cluster = Cluster::new(snapshot, this, config, |namespace, name| names.contains(&(namespace, name)));
+    for object in snapshot.services.iter().filter(|s| is_proxied(s)) {
+        if let Some(made) = made.get_mut(&name_of(&object.meta)) {
+            let mut services = Vec::new();
+            cluster.service(object, &mut services);
+            *made = services.into_iter().map(Arc::new).collect();
+        }
+    }
+    made
 }
 
-/// The Services whose endpoints are found among the pods: those with a selector and without a slice.
-pub(super) fn without_slices(snapshot: &Snapshot) -> BTreeSet<Name> {
-    let named: HashSet<(&str, &str)> =
-        snapshot.slices.iter().filter(|s| !s.headless).filter_map(|s| Some((&*s.meta.namespace, s.service.as_deref()?))).collect();
-    let selecting = snapshot.services.iter().filter(|s| is_proxied(s) && !s.selector.is_empty());
-    let without = selecting.filter(|s| !named.contains(&(&*s.meta.namespace, &*s.meta.name)));
-    without.map(|s| (s.meta.namespace.clone(), s.meta.name.clone())).collect()
+/// The Services whose endpoints are found among the pods, those of `pods` among them: with a selector that selects one and without a
+/// slice.
+pub(super) fn selecting<'s>(snapshot: &'s Snapshot, pods: &[&Pod]) -> BTreeSet<Name<'s>> {
+    let mut by_namespace: HashMap<&str, Vec<&Pod>> = HashMap::new();
+    pods.iter().for_each(|pod| by_namespace.entry(&pod.meta.namespace).or_default().push(pod));
+    let selects = |s: &&objects::Service| {
+        let pods = by_namespace.get(&*s.meta.namespace);
+        pods.is_some_and(|pods| pods.iter().any(|pod| is_subset(&s.selector, &pod.meta.labels)))
+    };
+    let selecting = snapshot.services.iter().filter(|s| is_proxied(s) && !s.selector.is_empty()).filter(selects);
+    let mut names: BTreeSet<Name<'s>> = selecting.map(|s| name_of(&s.meta)).collect();
+    if !names.is_empty() {
+        for slice in snapshot.slices.iter().filter(|s| !s.headless) {
+            if let Some(service) = &slice.service {
+                names.remove(&(&*slice.meta.namespace, &**service));
+            }
+        }
+    }
+    names
+}
+
+fn name_of(meta: &objects::Meta) -> Name<'_> {
+    (&meta.namespace, &meta.name)
 }
 
 /// Every ClusterIP of a proxied Service, sorted: other ports of it are refused (E2.4).
@@ -81,10 +87,9 @@ fn is_proxied(service: &objects::Service) -> bool {
 
 /// What the endpoint sets of all Services depend on.
 struct Cluster<'s> {
-    slices: HashMap<(&'s str, &'s str), Vec<&'s EndpointSlice>>,
-    /// Not needed where every Service has slices.
-    pods: Option<&'s Pods<'s>>,
-    nodes: &'s [Node],
+    slices: HashMap<Name<'s>, Vec<&'s EndpointSlice>>,
+    /// Living pods by namespace and labels, sorted by name, where a Service without slices selects among them.
+    pods: HashMap<&'s str, BTreeMap<&'s objects::Labels, Vec<&'s Pod>>>,
     zones: HashMap<&'s str, &'s str>,
     this: &'s Node,
     zone: &'s str,
@@ -133,15 +138,8 @@ impl Candidate<'_> {
 }
 
 impl<'s> Cluster<'s> {
-    /// `wanted` tells of which Services, by namespace and name, the slices are needed.
-    fn new(
-        snapshot: &'s Snapshot,
-        pods: Option<&'s Pods<'s>>,
-        nodes: &'s [Node],
-        this_node: NodeIndex,
-        config: &NodeConfig,
-        wanted: impl Fn(&str, &str) -> bool,
-    ) -> Self {
+    /// `wanted` tells of which Services the endpoints are needed.
+    fn new(snapshot: &'s Snapshot, this: &'s Node, config: &NodeConfig, wanted: impl Fn(&str, &str) -> bool) -> Self {
         let mut slices: HashMap<_, Vec<&EndpointSlice>> = HashMap::new();
         for slice in &snapshot.slices {
             if let Some(service) = &slice.service
@@ -151,10 +149,18 @@ impl<'s> Cluster<'s> {
                 slices.entry((slice.meta.namespace.as_str(), service.as_str())).or_default().push(slice);
             }
         }
-        let this = &nodes[this_node as usize];
+        let alone = |s: &&objects::Service| is_proxied(s) && !s.selector.is_empty() && wanted(&s.meta.namespace, &s.meta.name);
+        let alone = snapshot.services.iter().filter(alone).filter(|s| !slices.contains_key(&name_of(&s.meta)));
+        let mut pods: HashMap<_, BTreeMap<_, Vec<&Pod>>> = alone.map(|s| (&*s.meta.namespace, BTreeMap::new())).collect();
+        if !pods.is_empty() {
+            for pod in snapshot.pods.iter().filter(|p| !p.finished) {
+                pods.entry(&*pod.meta.namespace).and_modify(|pods| pods.entry(&pod.meta.labels).or_default().push(pod));
+            }
+            pods.values_mut().flat_map(BTreeMap::values_mut).for_each(|pods| pods.sort_unstable_by_key(|p| &p.meta.name));
+        }
         let zones: HashMap<&str, &str> = snapshot.nodes.iter().filter_map(|n| n.zone().map(|zone| (n.meta.name.as_str(), zone))).collect();
         let zone = zones.get(this.name.as_str()).copied().unwrap_or_default();
-        Self { slices, pods, nodes, zones, this, zone, node_port_addresses: node_port_addresses(this, config) }
+        Self { slices, pods, zones, this, zone, node_port_addresses: node_port_addresses(this, config) }
     }
 
     fn services(&self, snapshot: &Snapshot) -> Result<Vec<Arc<Service>>, CompileError> {
@@ -266,25 +272,13 @@ impl<'s> Cluster<'s> {
 
     /// What the control plane would write into slices, for a Service with a selector that has none (E2.11, E2.22).
     fn candidates_from_pods(&self, object: &objects::Service, port: &ServicePort, family: Family) -> Vec<Candidate<'s>> {
-        let Some(pods) = self.pods else { return Vec::new() };
-        let Some(namespace) = pods.namespace(&object.meta.namespace) else { return Vec::new() };
-        let range = pods.namespaces[namespace as usize].identities.clone();
-        let selected = range.filter(|&i| is_subset(&object.selector, &pods.identities[i as usize].labels));
-        let members = selected.flat_map(|i| pods.members[i as usize].iter().copied());
-        members
-            .filter_map(|index| self.candidate(object, port, family, pods.objects[index as usize], &pods.endpoints[index as usize]))
-            .collect()
+        let pods = self.pods.get(&*object.meta.namespace).into_iter().flatten();
+        let selected = pods.filter(|(labels, _)| is_subset(&object.selector, labels)).flat_map(|(_, pods)| pods);
+        selected.filter_map(|pod| self.candidate(object, port, family, pod)).collect()
     }
 
-    fn candidate(
-        &self,
-        object: &objects::Service,
-        port: &ServicePort,
-        family: Family,
-        pod: &'s Pod,
-        endpoint: &Endpoint,
-    ) -> Option<Candidate<'s>> {
-        let node = self.nodes[endpoint.node as usize].name.as_str();
+    fn candidate(&self, object: &objects::Service, port: &ServicePort, family: Family, pod: &'s Pod) -> Option<Candidate<'s>> {
+        let node = overlay::node_name(pod);
         let port = match &port.target {
             TargetPort::Number(number) => *number,
             TargetPort::Name(name) => pod.named_port(name, port.protocol)?,

@@ -282,7 +282,8 @@ mod tests {
                 pod("web-1", 1, &["10.244.2.1", "fd00:244:2::1"]),
                 pod("odd", 1, &["172.30.0.9"]),
                 Endpoint { host_network: true, ..pod("agent", 0, &["10.0.0.10"]) },
-            ],
+            ]
+            .into(),
             ..NodeState::default()
         };
         let plan = plan(&state).unwrap();

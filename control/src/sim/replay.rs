@@ -182,7 +182,7 @@ pub fn port_of(node: &SimNode, hints: &[Hint]) -> Result<PortOf, String> {
         hinted.insert(hint.interface.clone(), *port);
     }
     let mut owners = HashMap::new();
-    for endpoint in &node.state().endpoints {
+    for endpoint in &*node.state().endpoints {
         if let Some(port) = runtime.pod(&endpoint.namespace, &endpoint.name) {
             owners.extend(endpoint.addresses.iter().map(|address| (Ip::from(*address), port)));
         }

@@ -9,7 +9,7 @@ use weir_dataplane::model::Protocol;
 use weir_dataplane::yaml::Fault;
 
 use super::decode::{namespace, protocol_name};
-use super::objects::{Meta, Object, Origin, Service, ServiceType, Snapshot};
+use super::objects::{Meta, Namespace, Object, Origin, Service, ServiceType, Snapshot};
 
 impl Snapshot {
     /// Adds an object, or puts it in the place of the one of the same kind and name, which it gives back.
@@ -37,7 +37,9 @@ impl Snapshot {
                 put(&mut self.cluster_policies, o, |o| o.kind == kind && same(&o.meta)).map(Object::ClusterPolicy)
             }
         };
-        self.complete();
+        if !meta.namespace.is_empty() && !self.namespaces.iter().any(|n| n.meta.name == meta.namespace) {
+            self.namespaces.push(implied(meta.namespace));
+        }
         before
     }
 
@@ -60,7 +62,9 @@ impl Snapshot {
                 take_from(&mut self.cluster_policies, same).map(Object::ClusterPolicy)
             }
         };
-        self.complete();
+        if let Some(Object::Namespace(_)) = removed {
+            self.complete();
+        }
         removed
     }
 
@@ -130,7 +134,6 @@ impl Snapshot {
         let metas = self.pods.iter().map(|o| &o.meta).chain(self.services.iter().map(|o| &o.meta));
         let metas = metas.chain(self.slices.iter().map(|o| &o.meta)).chain(self.network_policies.iter().map(|o| &o.meta));
         let missing: BTreeSet<String> = metas.filter(|m| !known.contains(m.namespace.as_str())).map(|m| m.namespace.clone()).collect();
-        let implied = |name: String| namespace(Meta { name, ..Meta::default() });
         self.namespaces.extend(missing.into_iter().map(implied));
     }
 
@@ -236,6 +239,11 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// A namespace that only other objects mention.
+fn implied(name: String) -> Namespace {
+    namespace(Meta { name, ..Meta::default() })
 }
 
 /// What names an object among those of its type: namespace, name, and its kind where one type has several.

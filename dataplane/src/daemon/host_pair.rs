@@ -138,7 +138,7 @@ mod tests {
         let state = NodeState {
             cluster: Cluster { pod_cidrs: None, service_cidrs: vec![net("10.96.0.0/12")] },
             nodes: vec![node],
-            endpoints: vec![pod("10.244.1.5"), pod("192.168.7.7")],
+            endpoints: vec![pod("10.244.1.5"), pod("192.168.7.7")].into(),
             ..NodeState::default()
         };
         let found = destinations(&state);

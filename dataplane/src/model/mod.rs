@@ -19,9 +19,11 @@ pub use ip::*;
 pub use policy::*;
 pub use service::*;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-/// Everything one node's dataplane must know of the cluster.
+/// Everything one node's dataplane must know of the cluster. What is behind an [`Arc`] can be shared by states that follow one another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
     /// Index in `nodes` of the node that this state is for.
@@ -36,15 +38,15 @@ pub struct NodeState {
     /// Names of all namespaces, sorted.
     pub namespaces: Vec<String>,
     /// Distinct (namespace, labels, named ports) of pods: what a selector can tell apart.
-    pub identities: Vec<Identity>,
+    pub identities: Arc<Vec<Arc<Identity>>>,
     /// All pods with an address that are not finished (E1.39, E1.40), those on the host network included.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Arc<Vec<Endpoint>>,
     /// Peers and subjects of policies, each distinct one once.
     pub selections: Vec<Selection>,
     /// Policies that have a subject among this node's pods, in order of evaluation.
     pub policies: Vec<Policy>,
     /// One entry per Service port and family, sorted by (namespace, name, port, family).
-    pub services: Vec<std::sync::Arc<Service>>,
+    pub services: Vec<Arc<Service>>,
     /// Addresses that belong to a Service although the port asked for does not exist: a packet to them that no frontend
     /// matches is refused (E2.4).
     pub cluster_ips: Vec<std::net::IpAddr>,

@@ -101,7 +101,7 @@ pub fn explain(state: &NodeState, runtime: &Runtime, query: &Query) -> Explained
     let is_self = pod.addresses.iter().any(|a| Ip::from(*a) == query.peer);
     let peer = Peer::find(state, runtime, query.peer);
     let destination = match query.direction {
-        Direction::Ingress => Some(&state.identities[pod.identity as usize]),
+        Direction::Ingress => Some(&*state.identities[pod.identity as usize]),
         Direction::Egress => peer.identity.map(|(_, identity)| identity),
     };
     let mut policies: Vec<&Policy> = state.policies.iter().filter(|p| selects(state, p.subject, pod.identity)).collect();
@@ -183,7 +183,7 @@ impl<'a> Peer<'a> {
             node = Some(state.this_node);
         }
         let pod = state.endpoints.iter().rfind(|e| !e.host_network && has(&e.addresses)).filter(|_| node.is_none());
-        Self { ip, identity: pod.map(|e| (e.identity, &state.identities[e.identity as usize])), node }
+        Self { ip, identity: pod.map(|e| (e.identity, &*state.identities[e.identity as usize])), node }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The compiled verdict equals the rule-by-rule one, on random states.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -92,8 +94,8 @@ fn state() -> impl Strategy<Value = NodeState> {
             NodeState {
                 nodes: vec![node(0), node(1)],
                 namespaces: vec!["a".into(), "b".into()],
-                endpoints: endpoints.collect(),
-                identities,
+                endpoints: Arc::new(endpoints.collect()),
+                identities: Arc::new(identities.into_iter().map(Arc::new).collect()),
                 selections,
                 policies,
                 ..NodeState::default()
@@ -157,8 +159,8 @@ fn one_policy_admits_what_its_rules_say_and_nothing_else() {
     let state = NodeState {
         nodes: vec![Node { addresses: vec![[10, 1, 0, 1].into()], ..Node::default() }, Node::default()],
         namespaces: vec!["ns".into()],
-        identities: vec![identity("a", vec![dns]), identity("b", vec![]), identity("c", vec![])],
-        endpoints: vec![pod("a", 0, 1, 0), pod("b", 1, 2, 1), pod("c", 1, 3, 2)],
+        identities: Arc::new([identity("a", vec![dns]), identity("b", vec![]), identity("c", vec![])].map(Arc::new).into()),
+        endpoints: vec![pod("a", 0, 1, 0), pod("b", 1, 2, 1), pod("c", 1, 3, 2)].into(),
         selections: vec![pods(&[0], "app=a"), pods(&[1], "app=b")],
         policies: vec![Policy {
             kind: PolicyKind::NetworkPolicy,

@@ -196,7 +196,8 @@ mod tests {
         let identity = |app: &str| Identity { namespace: 0, labels: [("app".into(), app.into())].into(), named_ports: Vec::new() };
         let node = |name: &str| Node { name: name.into(), ..Node::default() };
         let state = |endpoints: Vec<Endpoint>, app: &str| {
-            let (nodes, identities) = (vec![node("a"), node("b")], vec![identity(app)]);
+            let (nodes, identities) = (vec![node("a"), node("b")], vec![Arc::new(identity(app))].into());
+            let endpoints = endpoints.into();
             Arc::new(NodeState { nodes, namespaces: vec!["n".into()], identities, endpoints, ..NodeState::default() })
         };
         let with_port = Arc::new(Runtime::offline(&state(vec![pod("p", 0)], ""), NodeConfig::offline("a")));

@@ -72,8 +72,8 @@ pub fn cluster(this_node: NodeIndex) -> NodeState {
         },
         nodes: vec![node("a", 10, 1), node("b", 11, 2)],
         namespaces: vec!["shop".into()],
-        identities: vec![identity("web"), identity("client"), identity("db")],
-        endpoints: vec![pod("client", 0, 1, (1, 6)), pod("db", 1, 2, (2, 7)), pod("web", 0, 0, (1, 5))],
+        identities: Arc::new([identity("web"), identity("client"), identity("db")].map(Arc::new).into()),
+        endpoints: vec![pod("client", 0, 1, (1, 6)), pod("db", 1, 2, (2, 7)), pod("web", 0, 0, (1, 5))].into(),
         ..NodeState::default()
     };
     add_service(&mut state, "web", Protocol::Tcp, &["10.96.0.10:80"], &["10.244.1.5:8080"]);

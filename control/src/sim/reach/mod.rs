@@ -173,7 +173,7 @@ impl World {
         let everywhere = compile(&gathered, nowhere, config).map_err(|error| error.to_string())?;
         let everywhere = Tables::compile(&everywhere, &Runtime::offline(&everywhere, config.clone()), 1);
         let (mut homes, mut pods) = (HashMap::new(), HashMap::new());
-        for (index, endpoint) in (0..).zip(&state.endpoints).filter(|(_, endpoint)| !endpoint.host_network) {
+        for (index, endpoint) in (0..).zip(&*state.endpoints).filter(|(_, endpoint)| !endpoint.host_network) {
             homes.extend(endpoint.addresses.iter().map(|a| (Ip::from(*a), (endpoint.node as usize, false))));
             pods.extend(endpoint.addresses.iter().map(|a| (Ip::from(*a), index)));
         }
