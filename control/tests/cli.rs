@@ -107,6 +107,29 @@ fn a_snapshot_that_is_missing_wrong_or_without_the_node_is_told() {
     fs::write(&path, policy).unwrap();
     refused(&weir(&["validate", "-f", name]), 1, "ingres");
 
+    // One line for each of the two nodes whose address and nodePort a Service takes.
+    let node = |n| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Node, metadata: {{name: n{n}}}, status: {{addresses: [{{type: InternalIP, address: 10.0.0.{n}}}]}}}}\n"
+        )
+    };
+    let service = |name, n, rest| {
+        format!("---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{clusterIP: 10.96.0.{n}, {rest}}}}}\n")
+    };
+    let taken = node(1)
+        + &node(2)
+        + &service("a", 1, "type: NodePort, ports: [{port: 80, nodePort: 30080}]")
+        + &service("b", 2, "externalIPs: [10.0.0.1, 10.0.0.2], ports: [{port: 30080}]");
+    fs::write(&path, taken).unwrap();
+    let output = weir(&["validate", "-f", name]);
+    refused(&output, 1, "the snapshot is not valid (2 faults):");
+    for n in [1, 2] {
+        let line = format!(
+            "snapshot.yaml:8:1: Service default/b: spec.externalIPs: 10.0.0.{n} is an address of Node n{n}, where TCP 30080 is the nodePort of"
+        );
+        assert_eq!(stderr(&output).matches(&line).count(), 1, "{}", stderr(&output));
+    }
+
     let snapshot = scenario().join("snapshot.yaml");
     let snapshot = snapshot.to_str().unwrap();
     let input = scenario().join("in.pcap");

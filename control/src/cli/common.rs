@@ -13,7 +13,7 @@ use weir_dataplane::model::{NodeConfig, NodeState};
 
 use super::{Answer, Refused};
 use crate::compile;
-use crate::source::{self, objects::Snapshot};
+use crate::source::{self, Faults, objects::Snapshot};
 
 /// Which snapshot.
 #[derive(Debug, clap::Args)]
@@ -35,14 +35,17 @@ pub(super) fn load_paths(paths: &[PathBuf]) -> anyhow::Result<Snapshot> {
     for path in paths.iter().filter(|path| path.as_os_str() != "-") {
         std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     }
-    let snapshot = source::load(paths).map_err(|faults| {
-        let count = faults.0.len();
-        Refused(format!("the snapshot is not valid ({count} {}):\n{faults}", if count == 1 { "fault" } else { "faults" }))
-    })?;
+    let snapshot = source::load(paths).map_err(refused)?;
     for warning in &snapshot.warnings {
         eprintln!("warning: {warning}");
     }
     Ok(snapshot)
+}
+
+/// All faults of a snapshot as one refusal.
+pub(super) fn refused(faults: Faults) -> Refused {
+    let count = faults.0.len();
+    Refused(format!("the snapshot is not valid ({count} {}):\n{faults}", if count == 1 { "fault" } else { "faults" }))
 }
 
 /// Which node of the snapshot.

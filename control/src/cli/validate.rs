@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use super::common::SnapshotArgs;
-use super::{Answer, Refused};
+use super::Answer;
+use super::common::{SnapshotArgs, refused};
 use crate::compile;
 use crate::source::objects::Snapshot;
 
@@ -17,7 +17,10 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
         let snapshot = self.snapshot.load()?;
-        compile::check(&snapshot).map_err(|error| Refused(error.to_string()))?;
+        let faults = compile::check(&snapshot);
+        if !faults.is_empty() {
+            return Err(refused(faults.into()).into());
+        }
         writeln!(io::stdout(), "{}", text(&snapshot))?;
         Ok(Answer::Yes)
     }

@@ -6,6 +6,7 @@
 //! What needs the whole cluster is decided here, once: which pods a selector means, which endpoints of a Service this
 //! node may use. What needs the packet is left to the dataplane.
 
+mod check;
 mod endpoint;
 mod incremental;
 mod overlay;
@@ -19,6 +20,7 @@ use std::net::IpAddr;
 
 use weir_dataplane::model::{Cluster, NodeConfig, NodeState, Protocol};
 
+pub use check::check;
 pub use incremental::Compiler;
 use selection::{Matches, Selections};
 
@@ -83,20 +85,6 @@ fn compile_with(snapshot: &Snapshot, node: &str, config: &NodeConfig, matches: &
     let cluster_ips = service::cluster_ips(snapshot);
     let rest = NodeState { this_node, leaving, cluster, nodes, services, cluster_ips, ..NodeState::default() };
     Ok(with_policies(rest, snapshot, pods, matches))
-}
-
-/// Finds what keeps a snapshot from being compiled for any of its nodes: an address and port that two Services ask for there.
-///
-/// # Errors
-/// As [`compile`] for the first node, in the order of the snapshot, where it would fail.
-pub fn check(snapshot: &Snapshot) -> Result<(), CompileError> {
-    let nodes = overlay::nodes(snapshot);
-    for node in &snapshot.nodes {
-        if let Some(this_node) = overlay::find(&nodes, &node.meta.name) {
-            service::check(snapshot, &nodes[this_node as usize], &NodeConfig::offline(&node.meta.name))?;
-        }
-    }
-    Ok(())
 }
 
 /// A state with these pods, and with the policies and what they select.

@@ -17,11 +17,6 @@ pub(super) fn compile(snapshot: &Snapshot, this: &Node, config: &NodeConfig) -> 
     Cluster::new(snapshot, this, config, |_, _| true).services(snapshot)
 }
 
-/// Finds what [`compile`] would refuse, without a look at endpoints.
-pub(super) fn check(snapshot: &Snapshot, this: &Node, config: &NodeConfig) -> Result<(), CompileError> {
-    Cluster::new(snapshot, this, config, |_, _| false).services(snapshot).map(drop)
-}
-
 /// `(namespace, name)` of a Service.
 pub(super) type Name<'s> = (&'s str, &'s str);
 
@@ -81,8 +76,14 @@ pub(super) fn cluster_ips(snapshot: &Snapshot) -> Vec<IpAddr> {
     addresses
 }
 
-fn is_proxied(service: &objects::Service) -> bool {
+/// Tells whether it has a frontend (E2.1).
+pub(super) fn is_proxied(service: &objects::Service) -> bool {
     !service.headless && !service.other_proxy && service.kind != ServiceType::ExternalName
+}
+
+/// Tells whether it is served in a family: in that of a ClusterIP (E2.2).
+pub(super) fn has_family(service: &objects::Service, family: Family) -> bool {
+    service.cluster_ips.iter().any(|&address| family_of(address) == family)
 }
 
 /// What the endpoint sets of all Services depend on.
@@ -180,8 +181,7 @@ impl<'s> Cluster<'s> {
         let mut ports: Vec<&ServicePort> = object.ports.iter().collect();
         ports.sort_unstable_by_key(|p| (p.port, p.protocol, p.name.as_str()));
         for (port, family) in ports.iter().flat_map(|port| [(port, Family::V4), (port, Family::V6)]) {
-            // A family without a ClusterIP is not served at all (E2.2).
-            if object.cluster_ips.iter().any(|&a| family_of(a) == family) {
+            if has_family(object, family) {
                 services.push(self.port(object, port, family));
             }
         }
@@ -378,7 +378,7 @@ impl Topology {
 }
 
 /// On which of a node's addresses NodePorts are served: those in `nodePortCIDRs`, else the primary ones (E2.30).
-fn node_port_addresses(node: &Node, config: &NodeConfig) -> Vec<IpAddr> {
+pub(super) fn node_port_addresses(node: &Node, config: &NodeConfig) -> Vec<IpAddr> {
     let ranges = &config.services.node_port_cidrs;
     if ranges.is_empty() {
         return [true, false].into_iter().filter_map(|v4| node.primary(v4)).collect();
@@ -412,6 +412,6 @@ fn sorted(mut ranges: Vec<ipnet::IpNet>) -> Vec<ipnet::IpNet> {
     ranges
 }
 
-fn family_of(address: IpAddr) -> Family {
+pub(super) fn family_of(address: IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }

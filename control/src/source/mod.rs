@@ -23,10 +23,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use flate2::read::MultiGzDecoder;
 use weir_dataplane::yaml::{Fault, Node, Source, TEXT_LEN_MAX, Value};
 
+pub(crate) use decode::protocol_name;
 pub use decode::{Decoded, decode};
 pub use faults::Faults;
 pub use fields::table as field_table;
 use objects::{Object, Snapshot};
+pub(crate) use snapshot::fault;
 
 /// Folders within folders, at most.
 const FOLDER_DEPTH_MAX: usize = 32;
@@ -206,7 +208,7 @@ impl Loader {
             Entry::Occupied(before) => {
                 if let Err(first) = self.snapshot.holds(&object, *before.get()) {
                     let message = format!("stands twice with different contents; first at {first}");
-                    self.faults.push(snapshot::fault(object.kind(), object.meta(), "", message));
+                    self.faults.push(fault(object.kind(), object.meta(), "", message));
                 }
             }
         }

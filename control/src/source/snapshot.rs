@@ -273,7 +273,7 @@ impl<'s, K: Hash + Eq> Owners<'s, K> {
 }
 
 /// A fault of a whole object, at its place.
-pub(super) fn fault(kind: &str, meta: &Meta, path: &str, message: String) -> Fault {
+pub(crate) fn fault(kind: &str, meta: &Meta, path: &str, message: String) -> Fault {
     let origin = &meta.origin;
     Fault {
         file: origin.file.clone(),

@@ -1,5 +1,6 @@
 //! What the compiler decides, rule by rule. Objects are built by hand: reading them has its own tests in `source`.
 
+mod check;
 mod policies;
 mod services;
 

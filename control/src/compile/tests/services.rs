@@ -336,19 +336,3 @@ fn a_pod_of_no_node_has_no_hint_and_so_no_hint_counts_e2_24() {
     snapshot.pods[1].node = None;
     assert_eq!(sets(&snapshot).0, ["10.244.1.1", "10.244.2.1"]);
 }
-
-#[test]
-fn a_frontend_that_is_taken_on_one_node_alone_is_found_without_compiling_for_it() {
-    let mut snapshot = cluster();
-    let [here, there] = [&snapshot.nodes[0], &snapshot.nodes[1]].map(|node| node.meta.name.clone());
-    let mut by_port = service();
-    by_port.ports[0].node_port = Some(30080);
-    let mut by_address = Service { meta: meta("one", "zone", ""), cluster_ips: vec!["10.96.0.2".parse().unwrap()], ..service() };
-    by_address.ports[0].port = 30080;
-    by_address.external_ips = vec![snapshot.nodes[1].addresses[0]];
-    snapshot.services = vec![by_port, by_address];
-    let fault = |node: &str| compile(&snapshot, node, &NodeConfig::offline(node)).err().map(|error| error.to_string());
-    assert_eq!(fault(&here), None);
-    assert!(fault(&there).is_some_and(|fault| fault.contains("30080")));
-    assert_eq!(check(&snapshot).err().map(|error| error.to_string()), fault(&there));
-}

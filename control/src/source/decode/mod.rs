@@ -17,7 +17,7 @@ use super::objects::{Meta, NAMESPACE_NAME_LABEL, Namespace, Object, Origin};
 use super::read::{At, Reading};
 use super::syntax;
 
-pub(super) use service::protocol_name;
+pub(crate) use service::protocol_name;
 
 /// What a tree turned out to be.
 #[derive(Debug)]

@@ -164,7 +164,7 @@ fn check_ports(spec: &At<'_>, ports: &[ServicePort]) {
 }
 
 /// How the API spells a protocol.
-pub(in crate::source) fn protocol_name(protocol: Protocol) -> &'static str {
+pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
