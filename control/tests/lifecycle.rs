@@ -223,3 +223,37 @@ fn a_daemon_takes_over_from_another_only_when_told_to() {
     assert_eq!(fetch(&lab, "t/client", "http://10.96.0.20", "5").as_deref(), Ok("server"));
     end(child);
 }
+
+#[test]
+fn a_watched_snapshot_is_in_force_again_on_every_daemon_that_is_started_anew() {
+    let lab = Lab::up("anew", &cluster("e2e")).with_servers(&[("t/server", "server")]);
+    let deny = lab.folder().join("deny.yaml");
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: t, name: deny}\nspec: {podSelector: {}}\n";
+    std::fs::write(&deny, policy).unwrap();
+    let mut watch = lab.weir_apply_command(&[&cluster("e2e"), &deny]);
+    let mut watch = ByHand(watch.arg("--watch").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let said = BufReader::new(watch.0.stdout.take().unwrap()).lines();
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || said.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let is_in_force = || {
+        let line = lines.recv_timeout(Duration::from_secs(20));
+        assert!(line.as_ref().is_ok_and(|line| line.ends_with("in force on 1 workers")), "{line:?}");
+        assert!(fetch(&lab, "t/client", "http://10.244.1.20:8080", "1").is_err(), "the policy is not in force");
+    };
+    is_in_force();
+
+    // Before the watch can ask, the new daemon has a state from somebody else.
+    let watching = nix::unistd::Pid::from_raw(watch.0.id() as i32);
+    nix::sys::signal::kill(watching, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    lab.end_daemon("KILL");
+    lab.apply(&cluster("e2e"));
+    assert_eq!(fetch(&lab, "t/client", "http://10.244.1.20:8080", "5").as_deref(), Ok("server"));
+    nix::sys::signal::kill(watching, nix::sys::signal::Signal::SIGCONT).unwrap();
+    is_in_force();
+
+    // Nobody but the watch gives this one a state.
+    lab.end_daemon("KILL");
+    let daemon = start_daemon(&lab, &[]);
+    is_in_force();
+    end(daemon);
+}

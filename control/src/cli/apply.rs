@@ -39,29 +39,31 @@ impl Args {
         let snapshot = self.snapshot.load()?;
         let config = self.node.resolve(&snapshot)?;
         let mut compiler = Compiler::new(snapshot, &config.node.clone(), config).map_err(refused)?;
-        self.send(compiler.state())?;
+        let daemon = self.send(compiler.state())?;
         match watch {
-            Some(watch) => self.follow(&watch, &mut compiler),
+            Some(watch) => self.follow(&watch, &mut compiler, daemon),
             None => Ok(Answer::Yes),
         }
     }
 
-    /// Sends every change of the files, and the whole again to a daemon that was started anew. Ends only where nobody listens.
-    fn follow(&self, watch: &Watch, compiler: &mut Compiler) -> anyhow::Result<Answer> {
+    /// Sends every change of the files, and the whole again to any other daemon than `daemon`, which has it: one that was started
+    /// anew. Ends only where nobody listens.
+    fn follow(&self, watch: &Watch, compiler: &mut Compiler, mut daemon: String) -> anyhow::Result<Answer> {
         // The daemon does not have what the compiler has.
         let mut owed = false;
         let mut said = String::new();
         loop {
             let outcome = match watch.changed(RETRY) {
                 true => self.snapshot.load().and_then(|snapshot| compiler.replace(snapshot).map_err(refused)),
-                false => Ok(!owed && self.daemon_is_new()),
+                false => Ok(!owed && self.is_another_daemon(&daemon)),
             };
             let outcome = outcome.and_then(|changed| {
                 owed |= changed;
-                if owed { self.send(compiler.state()) } else { Ok(()) }
+                if owed { self.send(compiler.state()).map(Some) } else { Ok(None) }
             });
             match outcome {
-                Ok(()) => {
+                Ok(sent_to) => {
+                    daemon = sent_to.unwrap_or(daemon);
                     owed = false;
                     said.clear();
                 }
@@ -80,29 +82,33 @@ impl Args {
         }
     }
 
-    /// Tells whether the daemon is there and has no state.
-    fn daemon_is_new(&self) -> bool {
-        self.daemon.connect().and_then(|mut daemon| daemon.status()).is_ok_and(|status| status.generation == 0)
+    /// Tells whether a daemon is there and is not this one.
+    fn is_another_daemon(&self, daemon: &str) -> bool {
+        self.daemon.connect().and_then(|mut client| client.status()).is_ok_and(|status| status.instance != daemon)
     }
 
-    fn send(&self, state: &NodeState) -> anyhow::Result<()> {
+    /// Sends a state; gives the daemon that has it.
+    fn send(&self, state: &NodeState) -> anyhow::Result<String> {
         let state = Box::new(state.clone());
         let timeout_ms = u64::try_from(self.daemon.timeout.as_millis()).unwrap_or(u64::MAX);
-        match self.daemon.connect_patiently()?.call(&Request::Apply { state, wait: self.wait, timeout_ms })? {
+        let mut client = self.daemon.connect_patiently()?;
+        match client.call(&Request::Apply { state, wait: self.wait, timeout_ms })? {
             Response::Applied { generation, workers, in_force: true } => {
                 writeln!(io::stdout(), "generation {generation} in force on {workers} workers")?;
-                Ok(())
             }
             Response::Applied { generation, .. } if !self.wait => {
                 writeln!(io::stdout(), "generation {generation} accepted")?;
-                Ok(())
             }
             Response::Applied { generation, workers, .. } => {
                 bail!("generation {generation} was accepted, but after {:?} only {workers} workers had it", self.daemon.timeout)
             }
-            Response::Refused { faults } => Err(Refused(format!("the daemon refuses this snapshot:\n{}", faults.join("\n"))).into()),
+            Response::Refused { faults } => {
+                return Err(Refused(format!("the daemon refuses this snapshot:\n{}", faults.join("\n"))).into());
+            }
             _ => bail!("the daemon answered something else than was asked; are `weir` and `weir-dataplane` of one version?"),
         }
+        // By the same connection, so that it is the same daemon.
+        Ok(client.status()?.instance)
     }
 }
 

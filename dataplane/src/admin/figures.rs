@@ -17,6 +17,8 @@ pub struct Status {
     pub node: String,
     /// Version of the daemon.
     pub version: String,
+    /// Drawn when the daemon starts: whoever watches it tells by this that it is another one now.
+    pub instance: String,
     /// Number of the state in force; 0 before the first one.
     pub generation: u32,
     /// Seconds since the daemon started.

@@ -64,6 +64,8 @@ pub enum End {
 pub struct Daemon {
     config: NodeConfig,
     started: Instant,
+    /// Tells it from any other daemon on its socket.
+    instance: String,
     workers: Vec<Handle>,
     connections: Arc<ConnTable>,
     /// What the workers note, and who wants to know.
@@ -185,7 +187,8 @@ impl Daemon {
         };
         let stopping = AtomicBool::new(false);
         let inner = Mutex::new(inner);
-        let daemon = Self { config, started: epoch, workers, connections, flows, gatherer, stopping, ends, inner };
+        let instance = format!("{:016x}", u64::from_ne_bytes(entropy()?));
+        let daemon = Self { config, started: epoch, instance, workers, connections, flows, gatherer, stopping, ends, inner };
         daemon.attach_first()?;
         Ok(daemon)
     }

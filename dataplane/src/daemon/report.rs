@@ -19,6 +19,7 @@ impl Daemon {
         let mut status = Status {
             node: self.config.node.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
+            instance: self.instance.clone(),
             generation: inner.applied,
             uptime_secs: self.started.elapsed().as_secs(),
             connections: ConnectionCounts { used: self.connections.used().into(), max: self.connections.max().into() },
