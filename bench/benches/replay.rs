@@ -1,21 +1,26 @@
 //! What `weir replay` costs a packet: the pipeline on a capture, and the lines that are written.
 //!
-//! `long`: 1,000 flows through a Service; `short`: a flow of three packets each, none seen before. `json_per_packet` writes the
-//! contract's JSON lines, `flow` gathers flows, `summary` the sums alone.
+//! `long`: 1,000 flows through a Service; `short`: a flow of three packets each, none seen before. `…_per_packet` writes a line for
+//! each (the contract's JSON, the table, Hubble's messages), or its record as pcapng with a comment (`write`); `flow` gathers
+//! flows, `summary` the sums alone.
 
 use std::hint::black_box;
 use std::io::Cursor;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use weir_control::compile::compile;
+use weir_control::observe::record::{Recorder, Seen};
 use weir_control::sim::flows::Flows;
+use weir_control::sim::hubble::Messages;
 use weir_control::sim::lines::Lines;
 use weir_control::sim::node::SimNode;
 use weir_control::sim::replay::{self, Taken, Watcher};
+use weir_control::sim::table::Table;
 use weir_control::source;
-use weir_dataplane::capture::{Capture, PcapWriter};
+use weir_dataplane::capture::{Capture, Direction, PcapWriter};
 use weir_dataplane::conntrack::Tuple;
 use weir_dataplane::craft::Craft;
+use weir_dataplane::flows::Namer;
 use weir_dataplane::model::{Ip, MacAddr, NodeConfig, NodeState, proto};
 use weir_dataplane::wire::tcp;
 
@@ -68,6 +73,28 @@ fn run(bytes: &[u8], watcher: Option<&mut Watcher<'_>>, node: &mut SimNode) {
     assert_eq!(ended.summary.forward, u64::from(PACKETS), "{:?}", ended.summary);
 }
 
+/// Replays a capture and writes a line, or with `write` a record with its comment, per packet.
+fn per_packet(bytes: &[u8], form: &str, node: &mut SimNode) {
+    let mut namer = Namer::new(node.tables().clone());
+    let (mut lines, mut table, mut messages) = (Lines::default(), Table::default(), Messages::default());
+    let (mut out, mut recorder) = (std::io::sink(), Recorder::new(std::io::sink()).unwrap());
+    let mut watcher = |taken: &Taken<'_>| {
+        let (id, time) = (taken.note.number, taken.note.time);
+        let flow = namer.flow(time, taken.fate);
+        let seen = |direction, bytes| Seen { id, time, port: taken.fate.in_port.0, direction, bytes, wire_len: bytes.len() as u32 };
+        match (form, taken.after) {
+            ("json", _) => lines.write(&mut out, id, &flow),
+            ("table", _) => table.write(&mut out, id, &flow),
+            ("hubble", _) => messages.write(&mut out, &flow),
+            (_, after) => {
+                recorder.packet(&seen(Direction::In, taken.before), Some(&flow))?;
+                after.map_or(Ok(()), |bytes| recorder.packet(&seen(Direction::Out, bytes), None))
+            }
+        }
+    };
+    run(bytes, Some(&mut watcher), node);
+}
+
 fn replays(c: &mut Criterion) {
     let state = node_state();
     let node = || SimNode::new(&state, NodeConfig::offline("node-a"), 1).unwrap();
@@ -78,14 +105,11 @@ fn replays(c: &mut Criterion) {
         group.bench_function(format!("summary/{name}"), |b| {
             b.iter_batched_ref(node, |node| run(&bytes, None, node), criterion::BatchSize::PerIteration);
         });
-        group.bench_function(format!("json_per_packet/{name}"), |b| {
-            let once = |node: &mut SimNode| {
-                let (mut lines, mut out) = (Lines::new(node.tables().clone()), std::io::sink());
-                let mut watcher = |taken: &Taken<'_>| lines.write(&mut out, taken.note, taken.fate);
-                run(&bytes, Some(&mut watcher), node);
-            };
-            b.iter_batched_ref(node, once, criterion::BatchSize::PerIteration);
-        });
+        for form in ["json", "table", "hubble", "write"] {
+            group.bench_function(format!("{form}_per_packet/{name}"), |b| {
+                b.iter_batched_ref(node, |node| per_packet(&bytes, form, node), criterion::BatchSize::PerIteration);
+            });
+        }
         group.bench_function(format!("flow/{name}"), |b| {
             let once = |node: &mut SimNode| {
                 let mut flows = Flows::default();

@@ -116,7 +116,7 @@ fn replayed_text(diff: &Replayed) -> String {
         for (sign, row) in [("-", &packet.old), ("+", &packet.new)] {
             let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
             let number = if sign == "-" { row.n.to_string() } else { String::new() };
-            rows.push(vec![number, text(&row.src), text(&row.dst), text(&row.proto), format!("{sign} {}", row.verdict), row.why()]);
+            rows.push(vec![number, text(&row.src), text(&row.dst), text(&row.proto), format!("{sign} {}", row.verdict), row.why.clone()]);
         }
     }
     let mut out = table(&["N", "SOURCE", "DESTINATION", "PROTO", "VERDICT", "WHY"], rows);
@@ -126,7 +126,7 @@ fn replayed_text(diff: &Replayed) -> String {
     if !diff.open.is_empty() {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
         let rows = diff.open.iter().map(|FlowChange { opened: PacketChange { old, new }, held }| {
-            vec![old.n.to_string(), text(&old.src), text(&old.dst), text(&old.proto), held.word().into(), new.why()]
+            vec![old.n.to_string(), text(&old.src), text(&old.dst), text(&old.proto), held.word().into(), new.why.clone()]
         });
         out.push_str("\nFlows that could not be opened any more, and what becomes of those that are open:\n\n");
         out.push_str(&table(&["N", "SOURCE", "DESTINATION", "PROTO", "IF OPEN", "NEW ONES"], rows));

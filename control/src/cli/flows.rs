@@ -86,6 +86,7 @@ impl Args {
             out: BufWriter::new(io::stdout().lock()),
             form: self.output,
             style: Style { zone: TimeZone::system(), numeric: self.numeric, node: self.print_node_name, policies: self.print_policy_names },
+            messages: hubble::Messages::default(),
         };
         if self.output == Form::Table {
             printer.header()?;
@@ -104,6 +105,7 @@ struct Printer {
     out: BufWriter<StdoutLock<'static>>,
     form: Form,
     style: Style,
+    messages: hubble::Messages,
 }
 
 impl Printer {
@@ -117,7 +119,7 @@ impl Printer {
     fn print(&mut self, flows: &[Arc<Flow>], lost: u64) -> io::Result<()> {
         for flow in flows {
             match self.form {
-                Form::Jsonpb => writeln!(self.out, "{}", hubble::line(flow))?,
+                Form::Jsonpb => self.messages.write(&mut self.out, flow)?,
                 Form::Compact => writeln!(self.out, "{}", Columns::new(flow, &self.style).compact())?,
                 Form::Table => writeln!(self.out, "{}", Columns::new(flow, &self.style).row())?,
                 Form::Dict => writeln!(self.out, "{}\n------------", Columns::new(flow, &self.style).dict())?,

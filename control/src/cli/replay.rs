@@ -17,11 +17,11 @@ use super::common::{NodeArgs, SnapshotArgs, compile_for};
 use super::{Answer, Refused};
 use crate::observe::record::{Recorder, Seen};
 use crate::sim::flows::{FlowRow, Flows};
-use crate::sim::hubble;
+use crate::sim::hubble::Messages;
 use crate::sim::lines::Lines;
 use crate::sim::node::SimNode;
 use crate::sim::replay::{self, Ended, Hint, Summary, Taken};
-use crate::sim::row::Row;
+use crate::sim::table::Table;
 
 /// Arguments of `weir replay`.
 #[derive(Debug, clap::Args)]
@@ -85,9 +85,11 @@ impl Args {
 
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
         let mut flows = Flows::default();
-        let mut lines = Lines::new(node.tables().clone());
-        if self.output == Form::Table && self.per != Per::Summary {
-            writeln!(out, "{}", if self.per == Per::Packet { packet_header() } else { flow_header() })?;
+        let (mut table, mut lines, mut messages) = (Table::default(), Lines::default(), Messages::default());
+        match (self.output, self.per) {
+            (Form::Table, Per::Packet) => table.header(&mut out)?,
+            (Form::Table, Per::Flow) => writeln!(out, "{}", flow_header())?,
+            _ => {}
         }
         let progress = Progress::new(self.per == Per::Packet);
         let mut watcher = |taken: &Taken<'_>| -> io::Result<()> {
@@ -95,23 +97,19 @@ impl Args {
             if self.per == Per::Flow {
                 flows.add(note.number, note.time, note.wire_len.into(), fate);
             }
-            if self.per == Per::Packet && self.output == Form::Json {
-                lines.write(&mut out, note, fate)?;
+            if self.per != Per::Packet && recorder.is_none() {
+                return Ok(());
             }
-            let told = self.per == Per::Packet && self.output != Form::Json;
-            if told || recorder.is_some() {
-                let flow = namer.flow(note.time, fate);
-                let row = Row::new(note.number, &flow);
-                if let Some(recorder) = &mut recorder {
-                    record(recorder, taken, &flow)?;
-                }
-                match self.output {
-                    Form::Table if told => writeln!(out, "{}", packet_line(&row))?,
-                    Form::Hubble if told => writeln!(out, "{}", hubble::line(&flow))?,
-                    _ => {}
-                }
+            let flow = namer.flow(note.time, fate);
+            if let Some(recorder) = &mut recorder {
+                record(recorder, taken, &flow)?;
             }
-            Ok(())
+            match self.output {
+                _ if self.per != Per::Packet => Ok(()),
+                Form::Table => table.write(&mut out, note.number, &flow),
+                Form::Json => lines.write(&mut out, note.number, &flow),
+                Form::Hubble => messages.write(&mut out, &flow),
+            }
         };
         let watched = self.per != Per::Summary || self.write.is_some();
         let watcher: Option<&mut replay::Watcher<'_>> = if watched { Some(&mut watcher) } else { None };
@@ -128,7 +126,7 @@ impl Args {
             }
             Form::Hubble => {
                 for flow in flows.firsts(&mut namer) {
-                    writeln!(out, "{}", hubble::line(&flow))?;
+                    messages.write(&mut out, &flow)?;
                 }
             }
         }
@@ -172,30 +170,6 @@ fn fault(path: &Path, error: CaptureError) -> anyhow::Error {
     }
 }
 
-fn packet_header() -> String {
-    format!(
-        "{:>6} {:<15} {:<20} {:<24} {:<24} {:<6} {:<8} {:<20} {}",
-        "N", "TIME", "IN", "SOURCE", "DESTINATION", "PROTO", "VERDICT", "OUT", "WHY"
-    )
-}
-
-fn packet_line(row: &Row) -> String {
-    let text = |value: &Option<String>| value.as_deref().unwrap_or("-").to_owned();
-    let line = format!(
-        "{:>6} {:<15} {:<20} {:<24} {:<24} {:<6} {:<8} {:<20} {}",
-        row.n,
-        clock(&row.time),
-        row.in_port,
-        text(&row.src),
-        text(&row.dst),
-        text(&row.proto),
-        row.verdict,
-        text(&row.out),
-        row.why()
-    );
-    line.trim_end().to_owned()
-}
-
 fn flow_header() -> String {
     format!(
         "{:>6} {:>8} {:>10} {:<20} {:<24} {:<24} {:<6} {:<20} {}",
@@ -204,7 +178,6 @@ fn flow_header() -> String {
 }
 
 fn flow_line(row: &FlowRow) -> String {
-    let text = |value: &Option<String>| value.as_deref().unwrap_or("-").to_owned();
     let verdicts: Vec<String> = row.verdicts.iter().map(|(verdict, count)| format!("{verdict} {count}")).collect();
     let first = &row.first;
     let line = format!(
@@ -213,20 +186,13 @@ fn flow_line(row: &FlowRow) -> String {
         row.packets,
         row.bytes,
         first.in_port,
-        text(&first.src),
-        text(&first.dst),
-        text(&first.proto),
+        first.src.as_deref().unwrap_or("-"),
+        first.dst.as_deref().unwrap_or("-"),
+        first.proto.as_deref().unwrap_or("-"),
         verdicts.join(", "),
-        first.why()
+        first.why
     );
     line.trim_end().to_owned()
-}
-
-/// The time of day of an RFC 3339 timestamp, microseconds.
-fn clock(time: &str) -> String {
-    let day = time.split_once('T').map_or(time, |(_, clock)| clock).trim_end_matches('Z');
-    let (seconds, fraction) = day.split_once('.').unwrap_or((day, ""));
-    format!("{seconds}.{:0<6.6}", fraction)
 }
 
 fn foot(summary: &Summary, separated: bool) -> String {
@@ -252,7 +218,7 @@ fn foot(summary: &Summary, separated: bool) -> String {
 /// Begins the file that what goes in and what comes out is written to. Interfaces are the node's ports.
 fn create(path: &Path, runtime: &Runtime) -> anyhow::Result<Recorder<BufWriter<File>>> {
     let made = File::create(path).and_then(|file| {
-        let mut recorder = Recorder::new(BufWriter::new(file))?;
+        let mut recorder = Recorder::new(BufWriter::with_capacity(1 << 16, file))?;
         runtime.ports.iter().enumerate().try_for_each(|(port, p)| recorder.interface(port as u16, &p.name))?;
         Ok(recorder)
     });

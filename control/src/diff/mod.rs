@@ -79,7 +79,7 @@ pub struct Ports {
 impl From<&Span> for Ports {
     fn from(span: &Span) -> Self {
         let proto = if span.proto == proto::ICMP { "other".into() } else { crate::sim::row::protocol(span.proto) };
-        Self { proto, first: span.first, last: span.last }
+        Self { proto: proto.into_owned(), first: span.first, last: span.last }
     }
 }
 

@@ -169,7 +169,7 @@ impl<'a> Cx<'a> {
                 if !denied || own.is_some_and(|own| !own.explained.allowed) {
                     return;
                 }
-                why = why.or(other.map(|side| format!("{} to {}: {}", from.meta, to.meta, side.words())));
+                why = why.or(other.map(|side| format!("{} to {}: {side}", from.meta, to.meta)));
             }
         }
         if let Some(why) = why {

@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use weir_dataplane::capture::{Direction, PacketNote, PcapngWriter};
 use weir_dataplane::flows::{Flow, Outcome};
 
-use crate::sim::row::Row;
+use crate::sim::bytes::text;
+use crate::sim::table::why;
 
 /// A pcapng file under way.
 pub struct Recorder<W> {
@@ -15,6 +16,7 @@ pub struct Recorder<W> {
     /// The file's number of each port's interface.
     interfaces: BTreeMap<u16, u32>,
     described: u32,
+    comment: Vec<u8>,
 }
 
 /// One frame at one port.
@@ -40,7 +42,7 @@ impl<W: Write> Recorder<W> {
     /// What `out` says.
     pub fn new(out: W) -> io::Result<Self> {
         let out = PcapngWriter::new(out, concat!("weir ", env!("CARGO_PKG_VERSION")))?;
-        Ok(Self { out, interfaces: BTreeMap::new(), described: 0 })
+        Ok(Self { out, interfaces: BTreeMap::new(), described: 0, comment: Vec::new() })
     }
 
     /// Describes a port, or tells that its number belongs to another one from now on.
@@ -59,9 +61,10 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// What the file says.
     pub fn packet(&mut self, seen: &Seen<'_>, flow: Option<&Flow>) -> io::Result<()> {
-        let comment = flow.map(comment).unwrap_or_default();
+        self.comment.clear();
+        flow.inspect(|flow| comment(&mut self.comment, flow));
         let xdp_action = flow.map(|flow| xdp_action(flow.outcome));
-        let note = PacketNote { id: seen.id, direction: seen.direction, wire_len: seen.wire_len, xdp_action, comment: &comment };
+        let note = PacketNote { id: seen.id, direction: seen.direction, wire_len: seen.wire_len, xdp_action, comment: &self.comment };
         let interface = self.interfaces.get(&seen.port).copied().unwrap_or_default();
         self.out.packet(interface, seen.time, seen.bytes, &note)
     }
@@ -76,10 +79,15 @@ impl<W: Write> Recorder<W> {
 }
 
 /// `drop: POLICY_DENIED, ingress isolated by …, svc/shop/web:http`
-fn comment(flow: &Flow) -> String {
-    let row = Row::new(0, flow);
-    let why = row.why();
-    if why.is_empty() { row.verdict.to_owned() } else { format!("{}: {why}", row.verdict) }
+fn comment(line: &mut Vec<u8>, flow: &Flow) {
+    let verdict = flow.outcome.verdict();
+    text(line, verdict);
+    text(line, ": ");
+    let start = line.len();
+    why(line, flow);
+    if line.len() == start {
+        line.truncate(verdict.len());
+    }
 }
 
 /// enum xdp_action (linux/bpf.h): drop 1, pass 2, send back 3, redirect 4.

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use weir_dataplane::flows::{EventType, Flow, Party, Verdict};
 use weir_dataplane::verdict::DropReason;
 
-use crate::sim::hubble::{cilium, summary};
+use crate::sim::hubble::{cilium, destination, summary};
 use crate::sim::row::end;
 
 /// What the lines of one printer have in common.
@@ -51,13 +51,13 @@ impl Columns {
         let is_reply = flow.state.is_reply();
         let (source, destination) = ends(flow, style);
         let (source, destination) = if is_reply == Some(true) { (destination, source) } else { (source, destination) };
-        let mut words = flow.packet.as_ref().map(summary).unwrap_or_default();
+        let mut words = flow.packet.as_ref().map(|packet| summary(packet).to_string()).unwrap_or_default();
         if let Some(side) = flow.policy.as_ref().filter(|_| style.policies) {
-            words = if words.is_empty() { side.words() } else { format!("{words}; {}", side.words()) };
+            words = if words.is_empty() { side.to_string() } else { format!("{words}; {side}") };
         }
         Self {
             time: stamp(flow.time, &style.zone),
-            node: style.node.then(|| flow.node.clone()),
+            node: style.node.then(|| flow.node.to_string()),
             source,
             destination,
             arrow: match is_reply {
@@ -102,15 +102,10 @@ impl Columns {
 
 /// Both ends: `namespace/pod:port (ID:n)`, or an address and whose it is.
 fn ends(flow: &Flow, style: &Style) -> (String, String) {
-    let Some(packet) = &flow.packet else { return (flow.in_port.clone(), flow.out_port.clone().unwrap_or_else(|| "<>".into())) };
+    let Some(packet) = &flow.packet else { return (flow.in_port.to_string(), flow.out_port.as_deref().unwrap_or("<>").to_owned()) };
     let tuple = &packet.tuple;
-    // A name is of who has the address after the service choice, so its port is that one's too.
-    let (dst, dport) = match (flow.backend, flow.state.is_reply()) {
-        (Some(backend), Some(false) | None) => (backend.ip().into(), backend.port()),
-        (_, Some(true)) => flow.after.map_or((tuple.dst, tuple.dport), |after| (after.dst, after.dport)),
-        (None, _) => (tuple.dst, tuple.dport),
-    };
-    let one = |party: &Option<Party>, ip, port| {
+    let (dst, dport) = destination(flow, tuple);
+    let one = |party: Option<&Party>, ip, port| {
         let address = end(packet, ip, port);
         match party {
             Some(Party { identity, pod: Some(pod), .. }) => {
@@ -125,7 +120,7 @@ fn ends(flow: &Flow, style: &Style) -> (String, String) {
             None => address,
         }
     };
-    (one(&flow.source, tuple.src, tuple.sport), one(&flow.destination, dst, dport))
+    (one(flow.source.as_deref(), tuple.src, tuple.sport), one(flow.destination.as_deref(), dst, dport))
 }
 
 fn stamp(time: u64, zone: &TimeZone) -> String {
@@ -215,8 +210,8 @@ mod tests {
             state: CtState::New,
             packet: Some(packet),
             after: Some(Tuple { dst: ip(6), dport: 8080, ..tuple }),
-            source: Some(party("a", 257)),
-            destination: Some(party("b", 258)),
+            source: Some(party("a", 257).into()),
+            destination: Some(party("b", 258).into()),
             service: None,
             backend: Some("10.244.1.6:8080".parse().unwrap()),
             policy: None,
@@ -245,7 +240,7 @@ mod tests {
         packet.tuple = flow.after.unwrap().inverse();
         flow.after = Some(Tuple { src: Ip::v4(0x0a60_000a), sport: 80, ..packet.tuple });
         (flow.state, flow.source) = (CtState::Established(FlowDir::Reply), flow.destination.take());
-        flow.destination = Some(Party { identity: 2, labels: vec!["reserved:world".into()], pod: None });
+        flow.destination = Some(Party { identity: 2, labels: vec!["reserved:world".into()], pod: None }.into());
         let line = Columns::new(&flow, &STYLE).compact();
         assert!(line.contains(": 10.244.1.5:1234 (world) <- shop/b:8080 (ID:258) to-endpoint"), "{line}");
     }

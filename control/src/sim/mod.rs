@@ -4,6 +4,7 @@
 //! [`trace`] one packet through all of them, [`scenario`] a folder of files through one and compares. No root, no daemon,
 //! no clock: the same snapshot, seed and packets give the same answer.
 
+pub mod bytes;
 pub mod fate;
 pub mod flows;
 pub mod hubble;
@@ -14,4 +15,5 @@ pub mod reach;
 pub mod replay;
 pub mod row;
 pub mod scenario;
+pub mod table;
 pub mod trace;

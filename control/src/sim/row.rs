@@ -1,6 +1,8 @@
 //! One packet of a replay as people and programs read it: the JSON line of the contract, and words.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::Serialize;
 use weir_dataplane::conntrack::Tuple;
@@ -8,6 +10,8 @@ pub use weir_dataplane::flows::{Encap, Namer, PolicySide, ServiceName};
 use weir_dataplane::flows::{Flow, PacketHead};
 use weir_dataplane::model::{Ip, NodeState, proto};
 use weir_dataplane::verdict::DropReason;
+
+use super::table::why;
 
 /// One line of `weir replay -o json`.
 #[derive(Clone, Debug, Serialize)]
@@ -18,13 +22,13 @@ pub struct Row {
     pub time: String,
     /// Port where it came in: `uplink`, `host` or `namespace/pod`.
     #[serde(rename = "in")]
-    pub in_port: String,
+    pub in_port: Arc<str>,
     /// `forward`, `host`, `reply` or `drop`.
     pub verdict: &'static str,
     /// Name of the drop reason, also of a refusal.
     pub reason: Option<&'static str>,
     /// Port by which it left.
-    pub out: Option<String>,
+    pub out: Option<Arc<str>>,
     /// Source as it came in, the inner one of an overlay packet: `ip:port`, or the address alone.
     pub src: Option<String>,
     /// Destination likewise.
@@ -32,11 +36,11 @@ pub struct Row {
     /// `tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, or a number.
     pub proto: Option<String>,
     /// The Service that was asked for.
-    pub service: Option<ServiceName>,
+    pub service: Option<Arc<ServiceName>>,
     /// The backend that it chose, or keeps to.
     pub backend: Option<String>,
     /// What policy said, where a side denies or a rule admits.
-    pub policy: Option<PolicySide>,
+    pub policy: Option<Arc<PolicySide>>,
     /// Number of the reason.
     pub reason_code: Option<u8>,
     /// `new`, `established`, `reply`, `related` or `invalid`.
@@ -46,16 +50,21 @@ pub struct Row {
     /// Destination after translation, where it changed.
     pub dnat: Option<String>,
     /// The overlay that it leaves in.
-    pub encap: Option<Encap>,
+    pub encap: Option<Arc<Encap>>,
     /// The node whose overlay packet it came in.
-    pub decap: Option<String>,
+    pub decap: Option<Arc<str>>,
     /// The largest IP packet that the way out takes, where this one was too big.
     pub mtu: Option<u16>,
+    /// Why it ended as it did, in a line.
+    #[serde(skip)]
+    pub why: String,
 }
 
 impl Row {
     /// The line of packet number `n`.
     pub fn new(n: u64, flow: &Flow) -> Self {
+        let mut words = Vec::new();
+        why(&mut words, flow);
         let packet = flow.packet.as_ref();
         let changed = packet.zip(flow.after).map(|(packet, after)| (packet, Changed::new(&packet.tuple, &after)));
         let side = |of: fn(&Changed) -> Option<(Ip, u16)>| changed.as_ref().and_then(|(p, c)| of(c).map(|(ip, port)| end(p, ip, port)));
@@ -68,7 +77,7 @@ impl Row {
             out: flow.out_port.clone(),
             src: packet.map(|p| end(p, p.tuple.src, p.tuple.sport)),
             dst: packet.map(|p| end(p, p.tuple.dst, p.tuple.dport)),
-            proto: packet.map(|p| protocol(p.tuple.proto)),
+            proto: packet.map(|p| protocol(p.tuple.proto).into_owned()),
             service: flow.service.clone(),
             backend: flow.backend.map(|backend| backend.to_string()),
             policy: flow.policy.clone(),
@@ -79,6 +88,7 @@ impl Row {
             encap: flow.encap.clone(),
             decap: flow.decap.clone(),
             mtu: flow.mtu,
+            why: String::from_utf8_lossy(&words).into_owned(),
         }
     }
 }
@@ -110,14 +120,14 @@ pub fn end(packet: &PacketHead, ip: Ip, port: u16) -> String {
 }
 
 /// The name of an IP protocol; its number where it has none.
-pub fn protocol(number: u8) -> String {
+pub fn protocol(number: u8) -> Cow<'static, str> {
     match number {
         proto::ICMP => "icmp".into(),
         proto::TCP => "tcp".into(),
         proto::UDP => "udp".into(),
         proto::ICMPV6 => "icmpv6".into(),
         proto::SCTP => "sctp".into(),
-        other => other.to_string(),
+        other => other.to_string().into(),
     }
 }
 
@@ -125,36 +135,4 @@ pub fn protocol(number: u8) -> String {
 pub fn timestamp(time: u64) -> String {
     // 2^64 nanoseconds end in 2554, within what a timestamp holds.
     jiff::Timestamp::from_nanosecond(time.into()).map_or_else(|_| time.to_string(), |t| t.to_string())
-}
-
-impl Row {
-    /// Why it ended as it did, in a line: the reason, the policy, the service, the way.
-    pub fn why(&self) -> String {
-        let mut parts = Vec::new();
-        if let Some(reason) = self.reason {
-            parts.push(reason.to_owned());
-        }
-        if let Some(side) = &self.policy {
-            parts.push(side.words());
-        }
-        if let Some(service) = &self.service {
-            let port = service.port.as_ref().map(|p| format!(":{p}")).unwrap_or_default();
-            parts.push(format!("svc/{}/{}{port}", service.namespace, service.name));
-        }
-        for (name, value) in [("to", &self.dnat), ("from", &self.snat)] {
-            if let Some(value) = value {
-                parts.push(format!("{name} {value}"));
-            }
-        }
-        if let Some(encap) = &self.encap {
-            parts.push(format!("vxlan {} vni {}", encap.vtep, encap.vni));
-        }
-        if let Some(node) = &self.decap {
-            parts.push(format!("from node {node}"));
-        }
-        if let Some(mtu) = self.mtu {
-            parts.push(format!("mtu {mtu}"));
-        }
-        parts.join(", ")
-    }
 }

@@ -50,7 +50,7 @@ fn pcapng() -> Vec<u8> {
             direction: Direction::In,
             wire_len: frame.len() as u32,
             xdp_action: Some(1),
-            comment: "drop POLICY_DENIED",
+            comment: b"drop POLICY_DENIED",
         };
         writer.packet(n as u32 % 2, time, &frame, &note).unwrap();
     }

@@ -74,8 +74,8 @@ pub struct PacketNote<'a> {
     pub wire_len: u32,
     /// The action as an XDP program would return it (`epb_verdict` of type 2): 1 drop, 2 pass, 3 send back, 4 redirect.
     pub xdp_action: Option<u64>,
-    /// What Wireshark shows beside the packet (`opt_comment`); empty = nothing.
-    pub comment: &'a str,
+    /// What Wireshark shows beside the packet (`opt_comment`), UTF-8; empty = nothing.
+    pub comment: &'a [u8],
 }
 
 /// Writes a pcapng file: one section, an interface per port, nanoseconds.
@@ -130,7 +130,7 @@ impl<W: Write> PcapngWriter<W> {
         self.word(note.wire_len);
         self.padded(bytes);
         if !note.comment.is_empty() {
-            self.option(1, note.comment.as_bytes());
+            self.option(1, note.comment);
         }
         let direction: u32 = if note.direction == Direction::In { 1 } else { 2 };
         self.option(2, &direction.to_le_bytes());

@@ -148,9 +148,9 @@ impl Running {
             older => older.insert(Namer::new(tables.clone())),
         };
         let name = namer.port(slot.port);
-        if self.interfaces.get(&slot.port.0) != Some(&name) {
-            self.interfaces.insert(slot.port.0, name.clone());
-            interfaces.push(CapturedInterface { port: slot.port.0, name });
+        if self.interfaces.get(&slot.port.0).is_none_or(|known| **known != *name) {
+            self.interfaces.insert(slot.port.0, name.to_string());
+            interfaces.push(CapturedInterface { port: slot.port.0, name: name.to_string() });
         }
         let time = epoch + slot.time;
         Some(CapturedPacket {

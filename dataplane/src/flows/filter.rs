@@ -195,7 +195,7 @@ impl Test {
                 let own = flow.event_type();
                 types.iter().any(|t| *t == own || *t == EventType::Trace && own != EventType::Drop)
             }
-            Self::Node(names) => names.contains(&flow.node),
+            Self::Node(names) => names.iter().any(|name| *name == *flow.node),
             Self::Traffic(directions) => flow.direction().is_some_and(|direction| directions.contains(&direction)),
             Self::TcpFlags(masks) => flow.packet.is_some_and(|packet| masks.iter().any(|mask| packet.tcp_flags & mask == *mask)),
         }
@@ -210,7 +210,7 @@ impl End {
 }
 
 fn party(flow: &Flow, from: bool) -> Option<&Party> {
-    if from { flow.source.as_ref() } else { flow.destination.as_ref() }
+    if from { flow.source.as_deref() } else { flow.destination.as_deref() }
 }
 
 fn addresses(flow: &Flow, from: bool) -> impl Iterator<Item = IpAddr> {

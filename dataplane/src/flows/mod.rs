@@ -15,6 +15,7 @@ mod watch;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,14 +34,14 @@ use crate::parse::{HeaderFlags, Headers};
 use crate::policy::Explained;
 use crate::verdict::DropReason;
 
-/// One packet: how it ended and why, in names of the generation that decided.
+/// One packet: how it ended and why, in names of the generation that decided, which all packets share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flow {
     /// When, nanoseconds since 1970.
     pub time: u64,
     /// The node that decided.
-    pub node: String,
+    pub node: Arc<str>,
     /// Number of the state that it worked by.
     pub generation: u32,
     /// How it ended.
@@ -48,9 +49,9 @@ pub struct Flow {
     /// Why it was dropped or refused.
     pub reason: Option<DropReason>,
     /// Port where it came in: `namespace/pod`, or the interface.
-    pub in_port: String,
+    pub in_port: Arc<str>,
     /// Port by which it left, likewise.
-    pub out_port: Option<String>,
+    pub out_port: Option<Arc<str>>,
     /// What connection tracking says.
     pub state: CtState,
     /// What its headers say as they came in, the inner ones of an overlay packet; `None` where there is no IP packet.
@@ -58,19 +59,19 @@ pub struct Flow {
     /// The tuple after translation.
     pub after: Option<Tuple>,
     /// Who sent it.
-    pub source: Option<Party>,
+    pub source: Option<Arc<Party>>,
     /// Who it is for, after the service choice.
-    pub destination: Option<Party>,
+    pub destination: Option<Arc<Party>>,
     /// The Service that was asked for.
-    pub service: Option<ServiceName>,
+    pub service: Option<Arc<ServiceName>>,
     /// The backend that it chose, or keeps to.
     pub backend: Option<SocketAddr>,
     /// What policy said, where a side denies or a rule admits.
-    pub policy: Option<PolicySide>,
+    pub policy: Option<Arc<PolicySide>>,
     /// The overlay that it leaves in.
-    pub encap: Option<Encap>,
+    pub encap: Option<Arc<Encap>>,
     /// The node whose overlay packet it came in.
-    pub decap: Option<String>,
+    pub decap: Option<Arc<str>>,
     /// The largest IP packet that the way out takes, where this one was too big.
     pub mtu: Option<u16>,
 }
@@ -199,31 +200,28 @@ pub struct PolicySide {
     pub explained: Explained,
 }
 
-impl PolicySide {
-    /// `ingress denied: shop/p isolates; nearest rule 0 fails on port: …`
-    pub fn words(&self) -> String {
-        let side = match self.direction {
+/// `ingress isolated by shop/p; shop/p rule 0 fails on port: …`
+impl fmt::Display for PolicySide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.direction {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
-        };
+        })?;
         let explained = &self.explained;
-        let name = |namespace: &Option<String>, name: &str| match namespace {
-            Some(namespace) => format!("{namespace}/{name}"),
-            None => name.to_owned(),
-        };
         if let Some(rule) = &explained.denied_by {
-            return format!("{side} denied by {} rule {}", name(&rule.namespace, &rule.name), rule.rule);
+            write!(f, " denied by {rule}")
+        } else if explained.allowed {
+            f.write_str(" allowed")?;
+            listed(f, " by ", &explained.by)
+        } else {
+            f.write_str(" isolated")?;
+            listed(f, " by ", &explained.isolated_by)?;
+            explained.nearest.as_ref().map_or(Ok(()), |nearest| write!(f, "; {nearest}"))
         }
-        if explained.allowed {
-            let by: Vec<String> = explained.by.iter().map(|r| format!("{} rule {}", name(&r.namespace, &r.name), r.rule)).collect();
-            return if by.is_empty() { format!("{side} allowed") } else { format!("{side} allowed by {}", by.join(" and ")) };
-        }
-        let isolated: Vec<String> = explained.isolated_by.iter().map(|p| name(&p.namespace, &p.name)).collect();
-        let mut words = format!("{side} isolated by {}", isolated.join(" and "));
-        if let Some(nearest) = &explained.nearest {
-            let rule = nearest.rule.map(|r| format!(" rule {r}")).unwrap_or_default();
-            words.push_str(&format!("; {}{rule} fails on {}: {}", name(&nearest.namespace, &nearest.name), nearest.fails, nearest.detail));
-        }
-        words
     }
+}
+
+/// ` by a and b`; nothing where there is nothing.
+fn listed(f: &mut fmt::Formatter<'_>, first: &str, items: &[impl fmt::Display]) -> fmt::Result {
+    items.iter().enumerate().try_for_each(|(n, item)| write!(f, "{}{item}", if n == 0 { first } else { " and " }))
 }

@@ -4,6 +4,7 @@
 //! (property test). Nothing of it runs while nobody asks.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use crate::model::{
 use crate::runtime::Runtime;
 
 /// One side of a new flow.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     /// The pod on this side, of this node.
     pub pod: EndpointIndex,
@@ -86,6 +87,33 @@ pub struct Nearest {
     pub fails: Cow<'static, str>,
     /// In words.
     pub detail: String,
+}
+
+/// `shop/web`, or the name alone of what is in no namespace.
+fn full_name(f: &mut fmt::Formatter<'_>, namespace: Option<&str>, name: &str) -> fmt::Result {
+    namespace.map_or(Ok(()), |namespace| write!(f, "{namespace}/"))?;
+    f.write_str(name)
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        full_name(f, self.namespace.as_deref(), &self.name)
+    }
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        full_name(f, self.namespace.as_deref(), &self.name)?;
+        write!(f, " rule {}", self.rule)
+    }
+}
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        full_name(f, self.namespace.as_deref(), &self.name)?;
+        self.rule.map_or(Ok(()), |rule| write!(f, " rule {rule}"))?;
+        write!(f, " fails on {}: {}", self.fails, self.detail)
+    }
 }
 
 /// The other end as rules see it.

@@ -63,7 +63,7 @@ impl World {
             let sides = self.sides(flow, end, outcome.service.is_some());
             let denied = matches!(end.reason, Some("POLICY_DENIED" | "POLICY_DENY"));
             let told = sides.iter().flatten().filter(|s| if denied { !s.explained.allowed } else { !s.explained.by.is_empty() });
-            let mut words: Vec<String> = told.map(PolicySide::words).collect();
+            let mut words: Vec<String> = told.map(PolicySide::to_string).collect();
             if words.is_empty() {
                 let reason = DropReason::ALL.iter().find(|r| Some(r.name()) == end.reason);
                 words.push(reason.map_or("no policy isolates either end".into(), |r| r.words().to_owned()));

@@ -9,6 +9,7 @@ mod steps;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::Serialize;
 use weir_dataplane::conntrack::Tuple;
@@ -65,7 +66,7 @@ pub struct Answer {
     /// The packet as it was sent.
     pub packet: Sent,
     /// The Service that was asked for, be it at another node's NodePort.
-    pub service: Option<ServiceName>,
+    pub service: Option<Arc<ServiceName>>,
     /// Every backend that could be chosen, sorted.
     pub backends: Vec<String>,
     /// The one chosen.
@@ -73,7 +74,7 @@ pub struct Answer {
     /// The address that the destination sees, where it is not the sender's.
     pub snat: Option<String>,
     /// The overlay between the nodes.
-    pub encap: Option<Encap>,
+    pub encap: Option<Arc<Encap>>,
     /// The source's side; `null` where the source is no pod.
     pub egress: Option<Explained>,
     /// The destination's side; `null` where the destination is no pod.
@@ -170,7 +171,8 @@ fn follow(cluster: &mut Tracer<'_>, question: &Question) -> Result<Answer, Strin
     let tuple = Tuple { src: start.source.into(), dst: start.destination.into(), sport: question.sport, dport, proto: question.proto };
     let has_ports = matches!(question.proto, proto::TCP | proto::UDP | proto::SCTP);
     let end = |ip: IpAddr, port| if has_ports { SocketAddr::new(ip, port).to_string() } else { ip.to_string() };
-    let packet = Sent { src: end(start.source, question.sport), dst: end(start.destination, dport), proto: protocol(question.proto) };
+    let packet =
+        Sent { src: end(start.source, question.sport), dst: end(start.destination, dport), proto: protocol(question.proto).into_owned() };
     let mut walk = Walk { steps: Vec::new(), depends_on: Vec::new(), encap: None, snat: None };
 
     let mut craft = Craft::new(tuple);
@@ -249,7 +251,7 @@ fn follow(cluster: &mut Tracer<'_>, question: &Question) -> Result<Answer, Strin
 /// The Service that the packet asked for, on the node that chose a backend.
 struct Chosen {
     node: String,
-    service: Option<ServiceName>,
+    service: Option<Arc<ServiceName>>,
     backend: Option<(Ip, u16)>,
     /// Every backend that it could choose.
     candidates: Vec<String>,

@@ -1,5 +1,7 @@
 //! What happened to a made-up packet, step by step, and what that depended on, as people read it.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use weir_dataplane::io::PortId;
 use weir_dataplane::model::{Direction, Ip, proto};
@@ -25,7 +27,7 @@ pub struct Step {
 pub(super) struct Walk {
     pub(super) steps: Vec<Step>,
     pub(super) depends_on: Vec<String>,
-    pub(super) encap: Option<Encap>,
+    pub(super) encap: Option<Arc<Encap>>,
     pub(super) snat: Option<Ip>,
 }
 
@@ -54,7 +56,7 @@ impl Walk {
         for (direction, judgement) in [(Direction::Egress, fate.trail.egress), (Direction::Ingress, fate.trail.ingress)] {
             let Some(judgement) = judgement else { continue };
             match row.policy.as_ref().filter(|side| side.direction == direction) {
-                Some(side) => step("policy", side.words()),
+                Some(side) => step("policy", side.to_string()),
                 None => step("policy", allowed_words(direction, judgement.rule.is_some()).into()),
             }
         }
@@ -128,7 +130,7 @@ impl Answer {
             if let Some(explained) = explained {
                 let side = PolicySide { direction, explained: explained.clone() };
                 let words =
-                    if explained.isolated || !explained.allowed { side.words() } else { side.words() + ": no policy isolates the pod" };
+                    if explained.isolated || !explained.allowed { side.to_string() } else { format!("{side}: no policy isolates the pod") };
                 out.push_str(&format!("Policy: {words}\n"));
             }
         }
