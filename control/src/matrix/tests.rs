@@ -149,6 +149,12 @@ fn a_browser_shows_a_box_for_every_cell_the_reasons_of_a_clicked_one_and_what_a_
     let body = |dom: &str| dom.split_once("<div class=\"map\">").unwrap().1.trim_end().to_owned();
     assert_eq!(body(&shown(&file, &link)), body(&by_hand));
 
+    // Where there are too many cells for reasons, the page says how to ask for one.
+    std::fs::write(&driven, super::page::with_reasons(&matrix, 0).unwrap()).unwrap();
+    let without = shown(&driven, &link);
+    assert_eq!((boxes(&without), without.contains(chosen[1])), (left, false));
+    assert!(without.contains("weir why -f SNAPSHOT --from shop/frontend --to shop/web-0 --proto tcp --port"), "{without}");
+
     chromium(&format!("file://{}#{link}", file.display()), &format!("--screenshot={}", screenshot.display()));
     let picture = std::fs::read(screenshot).unwrap();
     assert!(picture.starts_with(b"\x89PNG") && picture.len() > 5_000, "{} bytes", picture.len());
