@@ -13,6 +13,7 @@ use weir_dataplane::model::{NodeConfig, NodeState};
 
 use super::{Answer, Refused};
 use crate::compile;
+use crate::sim::replay::Hint;
 use crate::source::{self, Faults, objects::Snapshot};
 
 /// Which snapshot.
@@ -97,6 +98,18 @@ impl NodeArgs {
         config.node = node;
         Ok(config)
     }
+}
+
+/// How a capture is replayed; `--pcap` stands beside it, which only `weir replay` cannot do without.
+#[derive(Debug, clap::Args)]
+pub(super) struct ReplayArgs {
+    /// Frames of the capture's interface IFACE (* = any) enter by PORT: uplink, host or namespace/pod. Without a hint a frame
+    /// enters by the port of the local pod that owns its source address, else by the uplink
+    #[arg(long, value_name = "IFACE=PORT", requires = "pcap")]
+    pub(super) port_of: Vec<Hint>,
+    /// Seed of what is left to chance
+    #[arg(long, value_name = "N", default_value_t = crate::sim::scenario::SEED)]
+    pub(super) seed: u64,
 }
 
 /// Compiles the snapshot for the node of `config`.

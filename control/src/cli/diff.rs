@@ -6,11 +6,10 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use weir_dataplane::model::Family;
 
-use super::common::{NodeArgs, load_paths, table};
+use super::common::{NodeArgs, ReplayArgs, load_paths, table};
 use super::{Answer, Refused};
 use crate::diff::{Case, Change, Diff, FlowChange, PacketChange, ReplayError, Replayed, compare, replayed};
 use crate::sim::reach::{Held, Nodes, World};
-use crate::sim::replay::Hint;
 
 /// Arguments of `weir diff`.
 #[derive(Debug, clap::Args)]
@@ -26,12 +25,8 @@ pub(super) struct Args {
     /// Compare over this capture instead of over all classes of traffic: pcap or pcapng, also gzipped
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
-    /// As for weir replay
-    #[arg(long, value_name = "IFACE=PORT", requires = "pcap")]
-    port_of: Vec<Hint>,
-    /// Seed of what is left to chance in a replay
-    #[arg(long, value_name = "N", default_value_t = crate::sim::scenario::SEED)]
-    seed: u64,
+    #[command(flatten)]
+    replay: ReplayArgs,
     /// Output form
     #[arg(short, long, value_enum, default_value = "text")]
     output: Form,
@@ -61,10 +56,11 @@ impl Args {
             Some(pcap) => {
                 let (old_config, new_config) = (self.node.resolve(&old)?, self.node.resolve(&new)?);
                 let (old, new) = (Case { snapshot: &old, config: &old_config }, Case { snapshot: &new, config: &new_config });
-                let diff = replayed(&old, &new, pcap, &self.port_of, self.seed, PACKETS_SHOWN).map_err(|error| match error {
-                    ReplayError::Capture(error) => anyhow::anyhow!("{}: {error}", pcap.display()),
-                    ReplayError::Other(error) => anyhow::anyhow!(error),
-                })?;
+                let diff =
+                    replayed(&old, &new, pcap, &self.replay.port_of, self.replay.seed, PACKETS_SHOWN).map_err(|error| match error {
+                        ReplayError::Capture(error) => anyhow::anyhow!("{}: {error}", pcap.display()),
+                        ReplayError::Other(error) => anyhow::anyhow!(error),
+                    })?;
                 (replayed_text(&diff), serde_json::to_string_pretty(&diff)?, diff.same)
             }
         };

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::common::{NodeArgs, SnapshotArgs, compile_for};
+use super::common::{NodeArgs, ReplayArgs, SnapshotArgs, compile_for};
 use super::{Answer, Refused};
 use crate::lint::{lint, packets};
 use crate::sim::node::SimNode;
 use crate::sim::reach::World;
-use crate::sim::replay::Hint;
 
 /// Arguments of `weir lint`.
 #[derive(Debug, clap::Args)]
@@ -23,9 +22,8 @@ pub(super) struct Args {
     /// Also replay this capture on the node: which rules does no packet hit, which packets are too large?
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
-    /// As for weir replay
-    #[arg(long, value_name = "IFACE=PORT", requires = "pcap")]
-    port_of: Vec<Hint>,
+    #[command(flatten)]
+    replay: ReplayArgs,
     /// Output form
     #[arg(short, long, value_enum, default_value = "text")]
     output: Form,
@@ -47,8 +45,8 @@ impl Args {
         if let Some(pcap) = &self.pcap {
             let config = self.node.resolve(&snapshot)?;
             let state = compile_for(&snapshot, &config)?;
-            let mut node = SimNode::new(&state, config, crate::sim::scenario::SEED)?;
-            findings.extend(packets::lint(&snapshot, &mut node, pcap, &self.port_of).with_context(|| pcap.display().to_string())?);
+            let mut node = SimNode::new(&state, config, self.replay.seed)?;
+            findings.extend(packets::lint(&snapshot, &mut node, pcap, &self.replay.port_of).with_context(|| pcap.display().to_string())?);
         }
         let mut out = io::stdout().lock();
         match self.output {

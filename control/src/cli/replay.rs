@@ -13,14 +13,14 @@ use weir_dataplane::flows::{Flow, Namer};
 use weir_dataplane::io::PortId;
 use weir_dataplane::runtime::Runtime;
 
-use super::common::{NodeArgs, SnapshotArgs, compile_for};
+use super::common::{NodeArgs, ReplayArgs, SnapshotArgs, compile_for};
 use super::{Answer, Refused};
 use crate::observe::record::{Recorder, Seen};
 use crate::sim::flows::{FlowRow, Flows};
 use crate::sim::hubble::Messages;
 use crate::sim::lines::Lines;
 use crate::sim::node::SimNode;
-use crate::sim::replay::{self, Ended, Hint, Summary, Taken};
+use crate::sim::replay::{self, Ended, Summary, Taken};
 use crate::sim::table::Table;
 
 /// Arguments of `weir replay`.
@@ -33,10 +33,8 @@ pub(super) struct Args {
     /// The capture: pcap or pcapng, also gzipped; - is stdin
     #[arg(long, value_name = "FILE")]
     pcap: PathBuf,
-    /// Frames of the capture's interface IFACE (* = any) enter by PORT: uplink, host or namespace/pod. Without a hint a frame
-    /// enters by the port of the local pod that owns its source address, else by the uplink
-    #[arg(long, value_name = "IFACE=PORT")]
-    port_of: Vec<Hint>,
+    #[command(flatten)]
+    replay: ReplayArgs,
     /// Also write what went in and what came out, with verdicts and comments, as pcapng
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -46,9 +44,6 @@ pub(super) struct Args {
     /// A line per what; summary prints the sums alone, at full speed
     #[arg(long, value_enum, default_value = "packet")]
     per: Per,
-    /// Seed of what is left to chance
-    #[arg(long, value_name = "N", default_value_t = crate::sim::scenario::SEED)]
-    seed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,8 +68,8 @@ impl Args {
         let snapshot = self.snapshot.load()?;
         let config = self.node.resolve(&snapshot)?;
         let state = compile_for(&snapshot, &config)?;
-        let mut node = SimNode::new(&state, config, self.seed).context("cannot make the node's tables")?;
-        let port_of = replay::port_of(&node, &self.port_of).map_err(anyhow::Error::msg)?;
+        let mut node = SimNode::new(&state, config, self.replay.seed).context("cannot make the node's tables")?;
+        let port_of = replay::port_of(&node, &self.replay.port_of).map_err(anyhow::Error::msg)?;
         let capture = Capture::open(&self.pcap).map_err(|error| fault(&self.pcap, error))?;
         let runtime = node.runtime().clone();
         let mut namer = Namer::new(node.tables().clone());

@@ -150,7 +150,7 @@ fn a_browser_shows_a_box_for_every_cell_the_reasons_of_a_clicked_one_and_what_a_
     assert_eq!(body(&shown(&file, &link)), body(&by_hand));
 
     // Where there are too many cells for reasons, the page says how to ask for one.
-    std::fs::write(&driven, super::page::with_reasons(&matrix, 0).unwrap()).unwrap();
+    std::fs::write(&driven, page::with_reasons(&matrix, 0).unwrap()).unwrap();
     let without = shown(&driven, &link);
     assert_eq!((boxes(&without), without.contains(chosen[1])), (left, false));
     assert!(without.contains("weir why -f SNAPSHOT --from shop/frontend --to shop/web-0 --proto tcp --port"), "{without}");
