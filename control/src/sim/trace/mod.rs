@@ -101,8 +101,8 @@ const HOPS_MAX: usize = 4;
 /// Frames of one simulated node at a time, and the bytes of each.
 const FRAMES: u32 = 4;
 const FRAME_BYTES: u32 = 2048;
-/// Enough for one connection.
-const CONNECTIONS: u32 = 1024;
+/// Enough for all questions that one asker puts: a table that is nearly full has no place for one connection in 10,000.
+const CONNECTIONS: u32 = 8192;
 
 /// Asks one snapshot many questions; its nodes are made as they are needed, and remember their connections.
 pub struct Tracer<'a> {
