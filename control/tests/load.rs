@@ -18,7 +18,7 @@ fn everything_is_accounted_for_under_load() {
     let seconds = if std::env::var_os("WEIR_LONG").is_some() { "60" } else { "2" };
     let lab = Lab::up("load", &cluster("e2e"));
     let mut server = lab
-        .command("t/remote", &["timeout", "600", "iperf3", "--server"])
+        .command("t/remote", &["setpriv", "--pdeathsig", "KILL", "iperf3", "--server"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
