@@ -80,6 +80,7 @@ impl<'s> Policies<'s> {
                 let admitted = |(policy, rules): &(&NetworkPolicy, &[PolicyRule])| rules.iter().any(|r| self.admits(policy, r, &question));
                 is_self || self.is_exempt(&question) || isolating.iter().any(admitted)
             }
+            // E1.4: nobody isolates it, so all that no cluster-wide policy denies may pass.
             _ => self.tier(Tier::Baseline, &question) != Some(Action::Deny),
         };
         Side { isolated, allowed }

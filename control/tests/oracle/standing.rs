@@ -148,6 +148,7 @@ impl Standing {
         let now = [arrival.from, arrival.to.ip(), to.ip()].map(|address| pod_at(court, address));
         let has_changed_hands = owners.iter().zip(&now).any(|(old, new)| old.is_some() && old != new);
         let translated = to != arrival.to;
+        // Of TCP and SCTP nothing is stale (E2.40, E2.46).
         let stale = arrival.protocol == Protocol::Udp
             && match court.proxy(node).serves(arrival.to, arrival.protocol, to) {
                 Some(serves) => !translated || !serves,

@@ -103,6 +103,7 @@ mod tests {
         assert_eq!(!step(u32::MAX, &[0; 32]), 0x8a91_36aa);
     }
 
+    /// As every SCTP Service needs it (E2.46).
     #[test]
     fn new_ports_update_the_checksum_as_if_computed_anew() {
         for len in (LEN..200).chain([1472, 9000, 65_000]) {

@@ -161,7 +161,7 @@ fn every_field_of_a_service_is_read() {
     );
     assert_eq!((s.ports[1].protocol, &s.ports[1].target, s.ports[1].node_port), (Protocol::Udp, &TargetPort::Number(5353), None));
     assert_eq!(s.ports[2].target, TargetPort::Number(81), "E0.2: 0 is the Service's own port");
-    assert_eq!(snapshot.warnings, [""; 0], "no node ports are missed where none are allocated");
+    assert_eq!(snapshot.warnings, [""; 0], "E2.33: no node ports are missed where none are allocated, and the health check is there");
 }
 
 #[test]
