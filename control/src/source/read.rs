@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt::{self, Write as _};
+use std::hash::Hash;
 use std::ops::RangeInclusive;
 
 use weir_dataplane::model::Protocol;
@@ -10,6 +12,12 @@ use weir_dataplane::yaml::{Fault, Node, Source, Value, truth_word};
 
 use super::objects::{Labels, Operator, Requirement, Selector};
 use super::syntax;
+
+/// The first item that stands in the list before.
+pub(super) fn twice<T: Hash + Eq>(items: &[T]) -> Option<&T> {
+    let mut before = HashSet::with_capacity(items.len());
+    items.iter().find(|item| !before.insert(*item))
+}
 
 /// One object being read: where its faults and warnings go.
 pub(super) struct Reading<'s> {
@@ -129,6 +137,16 @@ impl<'p> At<'p> {
         Some(items.filter_map(|(n, node)| item(At { reading: self.reading, node, parent: Some(&field), step: Step::Index(n) })).collect())
     }
 
+    /// Notes a fault where the list `key` is there and has not as many items as it may have.
+    pub(super) fn count(&self, key: &str, range: RangeInclusive<usize>) {
+        if let Some(list) = self.field(key) {
+            let count = list.node.list().len();
+            if !range.contains(&count) {
+                list.fault(format!("has {count} items; {} to {} are allowed", range.start(), range.end()));
+            }
+        }
+    }
+
     /// The text of this node.
     pub(super) fn text(&self) -> Option<&'p str> {
         match &self.node.value {
@@ -149,6 +167,12 @@ impl<'p> At<'p> {
     /// The text of the field `key`; `None` if it is absent, null or empty.
     pub(super) fn str<'q>(&'q self, key: &'q str) -> Option<&'q str> {
         self.field(key)?.text().filter(|text| !text.is_empty())
+    }
+
+    /// The name of an object of the field `key`; `None` if it is absent, null, empty, or no name (a fault).
+    pub(super) fn name(&self, key: &str) -> Option<String> {
+        self.str(key)?;
+        self.field(key)?.parse(syntax::name)
     }
 
     /// The boolean of the field `key`.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use weir_dataplane::model::Family;
 
 /// Longest label value, and longest name part of a label key.
 const LABEL_LEN_MAX: usize = 63;
@@ -33,6 +34,14 @@ pub(super) fn name(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("{text:?} is no name: lower case letters, digits, - and . (at most {DNS_LEN_MAX})"))
+}
+
+/// Checks a name that is one DNS label: of a namespace, a Service, a Service's port.
+pub(super) fn label_name(text: &str) -> Result<String, String> {
+    if dns(text) && text.len() <= LABEL_LEN_MAX && !text.contains('.') {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is no name: lower case letters, digits and - (at most {LABEL_LEN_MAX})"))
 }
 
 /// Checks a label's key: `name` or `prefix/name`.
@@ -107,6 +116,15 @@ pub(super) fn unicast(text: &str) -> Result<IpAddr, String> {
         IpAddr::V6(v6) => (is_link_local(v6), "a link-local"),
     };
     if special { Err(format!("{text:?} is {kind} address, which cannot be meant here")) } else { Ok(address) }
+}
+
+/// Reads a family as `ipFamilies` names it.
+pub(super) fn family(text: &str) -> Result<Family, String> {
+    match text {
+        "IPv4" => Ok(Family::V4),
+        "IPv6" => Ok(Family::V6),
+        _ => Err(format!("{text:?} is not one of IPv4, IPv6")),
+    }
 }
 
 fn is_link_local(v6: Ipv6Addr) -> bool {

@@ -175,7 +175,7 @@ fn slice(random: &mut Rng, name: &str, (namespace, service): (&str, &str), facts
             }
         }
         match random.u32(0..12) {
-            0 => item["name"] = "wrong".into(),
+            0 => item["name"] = format!("wrong-{}", listed.len()).into(),
             1 => item["protocol"] = pick(random, &PROTOCOLS).into(),
             _ => {}
         }

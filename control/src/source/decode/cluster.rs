@@ -4,7 +4,7 @@ use weir_dataplane::model::{Action, PolicyKind, PortMatch, PortSpec, Protocol, T
 use weir_dataplane::yaml::Node;
 
 use crate::source::objects::{ClusterPeer, ClusterPolicy, ClusterRule, Meta, PodSelection};
-use crate::source::read::At;
+use crate::source::read::{At, twice};
 use crate::source::syntax;
 
 /// Highest priority number of the API.
@@ -71,17 +71,8 @@ fn items_max(kind: PolicyKind) -> usize {
     if kind == PolicyKind::ClusterNetworkPolicy { 25 } else { 100 }
 }
 
-fn at_most(at: &At<'_>, key: &str, min: usize, max: usize) {
-    if let Some(list) = at.field(key) {
-        let count = list.node.list().len();
-        if !(min..=max).contains(&count) {
-            list.fault(format!("has {count} items; {min} to {max} are allowed"));
-        }
-    }
-}
-
 fn rules(spec: &At<'_>, direction: &str, kind: PolicyKind) -> Vec<ClusterRule> {
-    at_most(spec, direction, 0, items_max(kind));
+    spec.count(direction, 0..=items_max(kind));
     spec.list(direction, |item| rule(&item, direction == "egress", kind)).unwrap_or_default()
 }
 
@@ -102,8 +93,8 @@ fn rule(at: &At<'_>, egress: bool, kind: PolicyKind) -> Option<ClusterRule> {
         at.fault_of("name", format!("is longer than {RULE_NAME_CHARS_MAX} characters"));
     }
     require(at, peers_key);
-    at_most(at, peers_key, 1, items_max(kind));
-    at_most(at, ports_key, 1, items_max(kind));
+    at.count(peers_key, 1..=items_max(kind));
+    at.count(ports_key, 1..=items_max(kind));
     let peers = at.list(peers_key, |item| peer(&item, egress)).unwrap_or_default();
     let ports = at.list(ports_key, |item| if kind == PolicyKind::ClusterNetworkPolicy { protocol(&item) } else { port(&item) });
     let ports = ports.unwrap_or_default();
@@ -128,10 +119,9 @@ fn peer(at: &At<'_>, egress: bool) -> Option<ClusterPeer> {
     match one_of(at, known) {
         Some("nodes") => at.selector("nodes").map(ClusterPeer::Nodes),
         Some("networks") => {
-            at_most(at, "networks", 1, NETWORKS_MAX);
+            at.count("networks", 1..=NETWORKS_MAX);
             let networks = at.list("networks", |item| item.parse(syntax::block))?;
-            let twice = networks.iter().enumerate().find(|(n, network)| networks[..*n].contains(network));
-            if let Some((_, network)) = twice {
+            if let Some(network) = twice(&networks) {
                 at.fault_of("networks", format!("{network} stands twice"));
             }
             Some(ClusterPeer::Networks(networks))

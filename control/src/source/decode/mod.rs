@@ -28,6 +28,9 @@ pub enum Decoded {
     Foreign(String),
 }
 
+/// Kinds whose names are one DNS label; those of the others may have dots.
+const LABEL_NAMED: [&str; 2] = ["Namespace", "Service"];
+
 /// The kinds that are read: kind, apiVersion, namespaced.
 const KINDS: [(&str, &str, bool); 9] = [
     ("Node", "v1", false),
@@ -76,7 +79,7 @@ pub(super) fn decode_as(source: &Source, node: &Node<'_>, implied: Option<(&str,
         return Err(reading.faults.into_inner());
     }
     fields::check(&reading, node, kind);
-    let meta = meta(&at, namespaced);
+    let meta = meta(&at, kind, namespaced);
     let object = match kind {
         "Node" => Object::Node(node::node(&at, meta)),
         "Namespace" => Object::Namespace(namespace(meta)),
@@ -100,7 +103,7 @@ fn label(kind: &str, node: &Node<'_>, namespaced: bool) -> String {
     if namespaced { format!("{kind} {}/{name}", text("namespace").unwrap_or("default")) } else { format!("{kind} {name}") }
 }
 
-fn meta(at: &At<'_>, namespaced: bool) -> Meta {
+fn meta(at: &At<'_>, kind: &str, namespaced: bool) -> Meta {
     let source = at.source();
     let (line, column) = source.position(at.node.at);
     let mut meta = Meta { origin: Origin { file: Arc::clone(source.file()), line, column }, ..Meta::default() };
@@ -111,11 +114,12 @@ fn meta(at: &At<'_>, namespaced: bool) -> Meta {
         return meta;
     };
     match metadata.field("name") {
+        Some(name) if LABEL_NAMED.contains(&kind) => meta.name = name.parse(syntax::label_name).unwrap_or_default(),
         Some(name) => meta.name = name.parse(syntax::name).unwrap_or_default(),
         None => metadata.fault_of("name", "is required"),
     }
     if namespaced {
-        let namespace = metadata.str("namespace").map(syntax::name).transpose();
+        let namespace = metadata.str("namespace").map(syntax::label_name).transpose();
         let namespace = namespace.unwrap_or_else(|message| {
             metadata.fault_of("namespace", message);
             None

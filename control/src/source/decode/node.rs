@@ -32,10 +32,16 @@ pub(super) fn node(at: &At<'_>, meta: Meta) -> Node {
     let mut node = Node { meta, ..Node::default() };
     if let Some(spec) = at.map("spec") {
         let blocks = spec.list("podCIDRs", |item| item.parse(syntax::block)).unwrap_or_default();
-        node.pod_cidrs = match spec.field("podCIDR") {
-            Some(single) if blocks.is_empty() && spec.str("podCIDR").is_some() => single.parse(syntax::block).into_iter().collect(),
-            _ => blocks,
-        };
+        let single = spec.str("podCIDR").and_then(|_| spec.field("podCIDR")?.parse(syntax::block));
+        if let (Some(single), Some(first)) = (single, blocks.first())
+            && single != *first
+        {
+            spec.fault_of("podCIDR", format!("{single} is not the first of podCIDRs, {first}"));
+        }
+        if [true, false].iter().any(|v4| blocks.iter().filter(|block| block.addr().is_ipv4() == *v4).count() > 1) {
+            spec.fault_of("podCIDRs", "at most one block of each family");
+        }
+        node.pod_cidrs = if blocks.is_empty() { single.into_iter().collect() } else { blocks };
     }
     if let Some(status) = at.map("status") {
         let listed: Vec<(Kind, IpAddr)> = status.list("addresses", address).unwrap_or_default();

@@ -3,8 +3,9 @@
 use weir_dataplane::model::Protocol;
 use weir_dataplane::yaml::Node;
 
+use super::protocol_name;
 use crate::source::objects::{ContainerPort, Meta, Pod};
-use crate::source::read::At;
+use crate::source::read::{At, twice};
 use crate::source::syntax;
 
 const PHASES: [(&str, &str); 5] =
@@ -17,7 +18,7 @@ pub(super) fn pod(at: &At<'_>, meta: Meta) -> Pod {
     }
     match at.map("spec") {
         Some(spec) => {
-            pod.node = spec.str("nodeName").map(str::to_owned);
+            pod.node = spec.name("nodeName");
             pod.host_network = spec.bool("hostNetwork").unwrap_or(false);
             let containers = spec.list("containers", |item| Some(ports(&item, pod.host_network))).unwrap_or_default();
             let init = spec.list("initContainers", |item| {
@@ -63,6 +64,7 @@ fn ports(container: &At<'_>, host_network: bool) -> Vec<ContainerPort> {
     if !container.is_map() {
         return Vec::new();
     }
+    let mut names = Vec::new();
     let ports = container.list("ports", |item| {
         let name = item.str("name").map(str::to_owned);
         // No policy can name such a port, so it does no harm.
@@ -87,7 +89,12 @@ fn ports(container: &At<'_>, host_network: bool) -> Vec<ContainerPort> {
             _ => {}
         }
         let protocol: Protocol = item.protocol();
+        names.extend(name.clone().map(|name| (name, protocol)));
         Some(ContainerPort { name, protocol, port: port? })
     });
+    // The API server refuses one name for two protocols too; here they are two ports (E1.27).
+    if let Some((name, protocol)) = twice(&names) {
+        container.fault_of("ports", format!("{name:?} names two {} ports", protocol_name(*protocol)));
+    }
     ports.unwrap_or_default()
 }

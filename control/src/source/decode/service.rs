@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use weir_dataplane::model::Protocol;
+use weir_dataplane::model::{Family, Protocol};
 use weir_dataplane::yaml::Value;
 
 use super::{PolicyPort, policy_port};
 use crate::source::objects::{Meta, Service, ServicePort, ServiceType, TargetPort, TrafficDistribution};
-use crate::source::read::At;
+use crate::source::read::{At, twice};
 use crate::source::syntax;
 
 /// Label that leaves a Service to another proxy (E2.1).
@@ -48,8 +48,7 @@ pub(super) fn service(at: &At<'_>, meta: Meta) -> Service {
     }
     check_ports(&spec, &service.ports);
     service.internal_local = spec.word("internalTrafficPolicy", &TRAFFIC_POLICIES).unwrap_or(false);
-    let external = matches!(service.kind, ServiceType::NodePort | ServiceType::LoadBalancer) || !service.external_ips.is_empty();
-    service.external_local = spec.word("externalTrafficPolicy", &TRAFFIC_POLICIES).unwrap_or(false) && external;
+    service.external_local = spec.word("externalTrafficPolicy", &TRAFFIC_POLICIES).unwrap_or(false) && is_external(&service);
     service.affinity_timeout_secs = affinity(&spec);
     service.publish_not_ready_addresses = spec.bool("publishNotReadyAddresses").unwrap_or(false);
     service.traffic_distribution = spec.word("trafficDistribution", &DISTRIBUTIONS);
@@ -60,6 +59,8 @@ pub(super) fn service(at: &At<'_>, meta: Meta) -> Service {
         service.source_ranges = ranges;
         service.load_balancer_ips = load_balancer_ips(at);
     }
+    families(&spec, &service);
+    excluded(&spec, &service);
     unallocated(&spec, &service);
     service
 }
@@ -97,6 +98,61 @@ fn cluster_ips(spec: &At<'_>, service: &mut Service) {
     }
 }
 
+/// `ipFamilies` and `ipFamilyPolicy` decide nothing beside clusterIPs, but must not say otherwise.
+fn families(spec: &At<'_>, service: &Service) {
+    let policy = spec.word("ipFamilyPolicy", &[("SingleStack", false), ("PreferDualStack", true), ("RequireDualStack", true)]);
+    let families = spec.list("ipFamilies", |item| item.parse(syntax::family)).unwrap_or_default();
+    if let Some(family) = twice(&families) {
+        spec.fault_of("ipFamilies", format!("{} stands twice", if *family == Family::V4 { "IPv4" } else { "IPv6" }));
+    }
+    if policy == Some(false) && families.len().max(service.cluster_ips.len()) > 1 {
+        spec.fault_of("ipFamilyPolicy", "SingleStack excludes a second family");
+    }
+    for (address, family) in service.cluster_ips.iter().zip(families) {
+        if address.is_ipv4() != (family == Family::V4) {
+            spec.fault_of("ipFamilies", format!("{address} of clusterIPs is not of the family in its place"));
+        }
+    }
+}
+
+/// Fields that other fields exclude: who states one takes the Service for something that it is not.
+fn excluded(spec: &At<'_>, service: &Service) {
+    let stated = |key: &str| {
+        spec.field(key).is_some_and(|field| match &field.node.value {
+            Value::Str(text) => !text.is_empty(),
+            Value::List(items) => !items.is_empty(),
+            Value::Int(number) => *number != 0,
+            _ => true,
+        })
+    };
+    let refuse = |key: &str, fits: bool, why: &str| {
+        if stated(key) && !fits {
+            spec.fault_of(key, why);
+        }
+    };
+    let load_balancer = service.kind == ServiceType::LoadBalancer;
+    for key in ["loadBalancerSourceRanges", "allocateLoadBalancerNodePorts"] {
+        refuse(key, load_balancer, "is for type LoadBalancer only");
+    }
+    let why = "is for Services that are reached from outside only: of type NodePort or LoadBalancer, or with externalIPs";
+    refuse("externalTrafficPolicy", is_external(service), why);
+    let why = "is for type LoadBalancer with externalTrafficPolicy Local only";
+    refuse("healthCheckNodePort", load_balancer && service.external_local, why);
+    // The API server refuses these too; here they are taken, for whoever means the name (E2.49).
+    if service.kind == ServiceType::ExternalName && ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"].into_iter().any(stated) {
+        spec.warn("an ExternalName is a name in the DNS: what is said of its addresses counts for nothing (E2.49)");
+    }
+}
+
+/// Tells whether a Service is reached from outside the cluster.
+fn is_external(service: &Service) -> bool {
+    match service.kind {
+        ServiceType::NodePort | ServiceType::LoadBalancer => true,
+        ServiceType::ClusterIp => !service.external_ips.is_empty(),
+        ServiceType::ExternalName => false,
+    }
+}
+
 /// What the control plane would allocate (E0.8): a ClusterIP must be stated, the rest does without.
 fn unallocated(spec: &At<'_>, service: &Service) {
     let proxied = service.kind != ServiceType::ExternalName && !service.headless;
@@ -123,11 +179,11 @@ fn port(item: &At<'_>, kind: ServiceType) -> Option<ServicePort> {
     let (port, node_port) = (item.port("port", false), item.port("nodePort", true));
     let (name, protocol) = (item.str("name").unwrap_or_default().to_owned(), item.protocol());
     if !name.is_empty()
-        && let Err(message) = syntax::name(&name)
+        && let Err(message) = syntax::label_name(&name)
     {
         item.fault_of("name", message);
     }
-    if node_port.is_some() && matches!(kind, ServiceType::ClusterIp | ServiceType::ExternalName) {
+    if node_port.is_some() && kind == ServiceType::ClusterIp {
         item.fault_of("nodePort", "is for types NodePort and LoadBalancer only");
     }
     let target = match item.field("targetPort") {
@@ -144,20 +200,20 @@ fn port(item: &At<'_>, kind: ServiceType) -> Option<ServicePort> {
 
 /// Several ports need names that differ; (protocol, port) and (protocol, nodePort) must be unique within the Service.
 fn check_ports(spec: &At<'_>, ports: &[ServicePort]) {
-    let twice = |what: &dyn Fn(&ServicePort, &ServicePort) -> bool| {
+    let standing_twice = |what: &dyn Fn(&ServicePort, &ServicePort) -> bool| {
         ports.iter().enumerate().find(|(n, p)| ports[..*n].iter().any(|before| what(before, p))).map(|(_, p)| p)
     };
     if ports.len() > 1 && ports.iter().any(|p| p.name.is_empty()) {
         spec.fault_of("ports", "each of several ports needs a name");
     }
-    if let Some(port) = twice(&|a, b| !a.name.is_empty() && a.name == b.name) {
+    if let Some(port) = standing_twice(&|a, b| !a.name.is_empty() && a.name == b.name) {
         spec.fault_of("ports", format!("the name {:?} stands twice", port.name));
     }
-    if let Some(port) = twice(&|a, b| (a.protocol, a.port) == (b.protocol, b.port)) {
+    if let Some(port) = standing_twice(&|a, b| (a.protocol, a.port) == (b.protocol, b.port)) {
         spec.fault_of("ports", format!("{} port {} stands twice", protocol_name(port.protocol), port.port));
     }
-    if let Some((port, number)) =
-        twice(&|a, b| a.node_port.is_some() && (a.protocol, a.node_port) == (b.protocol, b.node_port)).and_then(|p| Some((p, p.node_port?)))
+    if let Some((port, number)) = standing_twice(&|a, b| a.node_port.is_some() && (a.protocol, a.node_port) == (b.protocol, b.node_port))
+        .and_then(|p| Some((p, p.node_port?)))
     {
         spec.fault_of("ports", format!("{} nodePort {number} stands twice", protocol_name(port.protocol)));
     }
@@ -176,9 +232,16 @@ pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
 fn affinity(spec: &At<'_>) -> Option<u32> {
     let wanted = spec.word("sessionAffinity", &[("None", false), ("ClientIP", true)]).unwrap_or(false);
     let config = spec.map("sessionAffinityConfig");
+    if !wanted {
+        // The API server drops it without a word (CDEF).
+        if config.is_some() {
+            spec.warn("sessionAffinityConfig says nothing without sessionAffinity: ClientIP");
+        }
+        return None;
+    }
     let client = config.as_ref().and_then(|c| c.map("clientIP"));
     let timeout = client.and_then(|c| c.int("timeoutSeconds", 1..=AFFINITY_TIMEOUT_SECS_MAX));
-    wanted.then(|| timeout.map_or(AFFINITY_TIMEOUT_SECS, |secs| secs as u32))
+    Some(timeout.map_or(AFFINITY_TIMEOUT_SECS, |secs| secs as u32))
 }
 
 /// Addresses of the load balancer that are served here: those with ipMode VIP (E2.3).
@@ -186,7 +249,11 @@ fn load_balancer_ips(at: &At<'_>) -> Vec<IpAddr> {
     let Some(status) = at.map("status") else { return Vec::new() };
     let Some(balancer) = status.map("loadBalancer") else { return Vec::new() };
     let ingress = balancer.list("ingress", |item| {
-        let vip = item.is_map().then(|| item.word("ipMode", &[("VIP", true), ("Proxy", false)]))?.unwrap_or(true);
+        let mode = item.is_map().then(|| item.word("ipMode", &[("VIP", true), ("Proxy", false)]))?;
+        if mode.is_some() && item.str("ip").is_none() {
+            item.fault_of("ipMode", "is said of an ip, and there is none");
+        }
+        let vip = mode.unwrap_or(true);
         let address = item.str("ip").and_then(|_| item.field("ip")?.parse(syntax::unicast));
         address.filter(|_| vip)
     });

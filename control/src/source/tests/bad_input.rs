@@ -149,7 +149,10 @@ fn service_faults_name_their_field() {
             "ports: [{port: 80}], sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 86401}}",
             "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 86401 is out of range: 1 to 86400",
         ),
-        ("ports: [{port: 80}], externalTrafficPolicy: Zone", "spec.externalTrafficPolicy: \"Zone\" is not one of Cluster, Local"),
+        (
+            "ports: [{port: 80}], type: NodePort, externalTrafficPolicy: Zone",
+            "spec.externalTrafficPolicy: \"Zone\" is not one of Cluster, Local",
+        ),
         ("ports: [{port: 80}], clusterIPs: [10.96.0.2]", "spec.clusterIP: is not the first of clusterIPs"),
         ("ports: [{port: 80}], clusterIPs: [10.96.0.1, 10.96.0.2]", "spec.clusterIPs: at most one address of each family"),
         (

@@ -71,7 +71,8 @@ fn no_cell_of_the_table_is_empty_and_every_witness_exists() {
     let parsed: usize = include_str!("../fields.txt").lines().filter(|l| l.contains('|') && !l.starts_with('#')).count();
     assert_eq!(rows, parsed);
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance");
-    let tests = [include_str!("mod.rs"), include_str!("bad_input.rs"), include_str!("field_table.rs")].concat();
+    let tests =
+        [include_str!("mod.rs"), include_str!("api_server.rs"), include_str!("bad_input.rs"), include_str!("field_table.rs")].concat();
     for section in kinds() {
         for row in &section.rows {
             assert!(!row.why.is_empty() && !row.shown.is_empty(), "{} {}", section.kind, row.path);

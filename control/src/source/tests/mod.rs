@@ -1,5 +1,6 @@
 //! What the loader makes of good input; what it says of bad input; the field table.
 
+mod api_server;
 mod bad_input;
 mod field_table;
 
