@@ -98,16 +98,21 @@ pub struct Side {
 /// Compares over all classes of traffic.
 pub fn compare(old: &World, new: &World) -> Diff {
     let worlds = [old, new];
+    let groups = groups(&worlds);
+    let concerned = concerned(&worlds, &groups);
+    compare_concerned(&worlds, &groups, &concerned)
+}
+
+/// Compares flows that have one of the groups that are marked at an end.
+fn compare_concerned(worlds: &[&World; 2], groups: &[Group], concerned: &[bool]) -> Diff {
     let only = |world: usize| {
-        let places = named(&worlds).into_iter().filter(|place| place.addresses[1 - world].is_none());
+        let places = named(worlds).into_iter().filter(|place| place.addresses[1 - world].is_none());
         let mut names: Vec<String> = places.map(|place| place.name).collect();
         names.dedup();
         names
     };
     let (removed, added) = (only(0), only(1));
-    let groups = groups(&worlds);
-    let unchanged = Unchanged::new(&worlds, &groups);
-    let concerned = concerned(&worlds, &groups);
+    let unchanged = Unchanged::new(worlds, groups);
     let mut changes = Vec::new();
     for (f, from) in groups.iter().enumerate().filter(|(_, group)| group.kind != Kind::Service) {
         let (mut touched, mut found) = (HashSet::new(), Vec::new());
@@ -115,12 +120,12 @@ pub fn compare(old: &World, new: &World) -> Diff {
         let asked = groups.iter().enumerate().filter(|(t, _)| concerned[f] || concerned[*t]);
         let (services, others): (Vec<_>, Vec<_>) = asked.partition(|(_, to)| to.kind == Kind::Service);
         for (t, to) in others.into_iter().filter(|(_, to)| (from.kind, to.kind) != (Kind::Outside, Kind::Outside)) {
-            let changes = changed(&worlds, from, to);
+            let changes = changed(worlds, from, to);
             touched.extend((!changes.is_empty()).then_some(t));
             found.push((t, changes));
         }
         for (t, to) in services.into_iter().filter(|(t, _)| !unchanged.tells(*t, from, &touched)) {
-            found.push((t, changed(&worlds, from, to)));
+            found.push((t, changed(worlds, from, to)));
         }
         found.sort_by_key(|(t, _)| *t);
         changes.extend(found.into_iter().flat_map(|(_, changes)| changes));
@@ -128,16 +133,14 @@ pub fn compare(old: &World, new: &World) -> Diff {
     Diff { same: changes.is_empty() && removed.is_empty() && added.is_empty(), removed, added, changes }
 }
 
-/// Which groups a change concerns as an end of flows: all, unless the snapshots differ in policies alone.
+/// Which groups a change concerns as an end of flows.
 fn concerned(worlds: &[&World; 2], groups: &[Group]) -> Vec<bool> {
-    let Some(pods) = worlds[0].concerned(worlds[1]) else { return vec![true; groups.len()] };
+    let Some(concerned) = worlds[0].concerned(worlds[1]) else { return vec![true; groups.len()] };
+    let behind = |address| worlds.iter().flat_map(move |world| world.behind(address)).any(|backend| concerned.contains(backend));
+    let node_ports = worlds.iter().any(|world| world.node_ports_lead_to(&concerned));
     let is_concerned = |group: &Group| {
-        let mut addresses = group.places.iter().filter_map(|place| place.addresses[0]);
-        match group.kind {
-            Kind::Pod => addresses.any(|address| pods.contains(&address)),
-            Kind::Service => addresses.any(|address| worlds[0].behind(address).iter().any(|backend| pods.contains(backend))),
-            Kind::Node | Kind::Outside => false,
-        }
+        let mut addresses = group.places.iter().flat_map(|place| &place.addresses).flatten();
+        node_ports && group.kind == Kind::Node || addresses.any(|address| concerned.contains(address) || behind(*address))
     };
     groups.iter().map(is_concerned).collect()
 }

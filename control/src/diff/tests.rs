@@ -10,15 +10,17 @@ use crate::sim::reach::tests::{cluster, traced, world};
 use crate::sim::reach::{Place, is_served_on};
 use crate::sim::trace::{Question, Tracer};
 
-/// One change somewhere in a cluster: a policy, a Service or a pod's labels.
+/// One change somewhere in a cluster: a policy, a Service, a pod's labels or a namespace's; or a policy, Service or pod is gone.
 fn changed_text(rng: &mut Rng, text: &str) -> String {
     let objects: Vec<&str> = text.split("---\n").collect();
-    let kind = ["kind: NetworkPolicy", "kind: Service", "kind: Pod"][rng.usize(..3)];
+    let kind = ["kind: NetworkPolicy", "kind: Service", "kind: Pod", "kind: Namespace"][rng.usize(..4)];
     let of_kind: Vec<usize> = (0..objects.len()).filter(|n| objects[*n].contains(kind)).collect();
     let Some(chosen) = of_kind.get(rng.usize(..of_kind.len().max(1))) else { return text.to_owned() };
     let mut objects: Vec<String> = objects.iter().map(ToString::to_string).collect();
     match kind {
         "kind: NetworkPolicy" => drop(objects.remove(*chosen)),
+        "kind: Service" | "kind: Pod" if rng.u8(..4) == 0 => drop(objects.remove(*chosen)),
+        "kind: Namespace" => objects[*chosen] = objects[*chosen].replace("team: x", "team: z"),
         "kind: Service" => objects[*chosen] = objects[*chosen].replace("targetPort: 8080", "targetPort: 81").replace("app: a", "app: b"),
         _ => objects[*chosen] = objects[*chosen].replace("app: b", "app: c").replace("app: a", "app: b"),
     }
@@ -69,6 +71,25 @@ fn the_difference_equals_brute_force_on_random_clusters() {
         }
     }
     assert!(differing > 30, "{differing}");
+}
+
+#[test]
+fn whoever_is_not_concerned_fares_as_before() {
+    let mut rng = Rng::with_seed(17);
+    let mut spared = 0;
+    for _ in 0..400 {
+        let text = cluster(&mut rng);
+        let changed = changed_text(&mut rng, &text);
+        let [(_, _, old), (_, _, new)] = [&text, &changed].map(|text| world(text));
+        let worlds = [&old, &new];
+        let groups = groups(&worlds);
+        let concerned = concerned(&worlds, &groups);
+        let all = compare_concerned(&worlds, &groups, &vec![true; groups.len()]);
+        let few = compare_concerned(&worlds, &groups, &concerned);
+        assert_eq!(serde_json::to_string(&few).unwrap(), serde_json::to_string(&all).unwrap(), "{text}\n\n{changed}");
+        spared += usize::from(concerned.contains(&false) && !all.changes.is_empty());
+    }
+    assert!(spared > 40, "{spared}");
 }
 
 #[test]
