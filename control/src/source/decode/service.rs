@@ -125,19 +125,20 @@ fn excluded(spec: &At<'_>, service: &Service) {
             _ => true,
         })
     };
-    let refuse = |key: &str, fits: bool, why: &str| {
-        if stated(key) && !fits {
-            spec.fault_of(key, why);
-        }
-    };
     let load_balancer = service.kind == ServiceType::LoadBalancer;
-    for key in ["loadBalancerSourceRanges", "allocateLoadBalancerNodePorts"] {
-        refuse(key, load_balancer, "is for type LoadBalancer only");
+    if stated("loadBalancerSourceRanges") && !load_balancer {
+        spec.fault_of("loadBalancerSourceRanges", "is for type LoadBalancer only: it would keep nobody out");
     }
-    let why = "is for Services that are reached from outside only: of type NodePort or LoadBalancer, or with externalIPs";
-    refuse("externalTrafficPolicy", is_external(service), why);
-    let why = "is for type LoadBalancer with externalTrafficPolicy Local only";
-    refuse("healthCheckNodePort", load_balancer && service.external_local, why);
+    // These keep nobody in or out. The API server refuses them when a Service is made, and drops them when its type changes.
+    for (key, fits, whose) in [
+        ("allocateLoadBalancerNodePorts", load_balancer, "type LoadBalancer"),
+        ("externalTrafficPolicy", is_external(service), "type NodePort or LoadBalancer, or with externalIPs"),
+        ("healthCheckNodePort", load_balancer && service.external_local, "type LoadBalancer with externalTrafficPolicy Local"),
+    ] {
+        if stated(key) && !fits {
+            spec.warn(&format!("{key} says nothing: it is for Services of {whose}"));
+        }
+    }
     // The API server refuses these too; here they are taken, for whoever means the name (E2.49).
     if service.kind == ServiceType::ExternalName && ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"].into_iter().any(stated) {
         spec.warn("an ExternalName is a name in the DNS: what is said of its addresses counts for nothing (E2.49)");

@@ -69,35 +69,7 @@ fn what_the_api_server_refuses_is_refused_with_its_place() {
         ),
         (
             a_service(&format!("{address}, loadBalancerSourceRanges: [10.0.0.0/8]")),
-            "t.yaml:4:77: Service default/a: spec.loadBalancerSourceRanges: is for type LoadBalancer only",
-        ),
-        (
-            a_service(&format!("{address}, allocateLoadBalancerNodePorts: false")),
-            "t.yaml:4:82: Service default/a: spec.allocateLoadBalancerNodePorts: is for type LoadBalancer only",
-        ),
-        (
-            a_service(&format!("{address}, externalTrafficPolicy: Cluster")),
-            "t.yaml:4:74: Service default/a: spec.externalTrafficPolicy: is for Services that are reached from outside only: of type NodePort or LoadBalancer, or with externalIPs",
-        ),
-        (
-            a_service(&format!("{address}, healthCheckNodePort: 30000")),
-            "t.yaml:4:72: Service default/a: spec.healthCheckNodePort: is for type LoadBalancer with externalTrafficPolicy Local only",
-        ),
-        (
-            a_service(&format!("{balanced}, healthCheckNodePort: 30000")),
-            "t.yaml:4:92: Service default/a: spec.healthCheckNodePort: is for type LoadBalancer with externalTrafficPolicy Local only",
-        ),
-        (
-            a_service(&format!("{balanced}, externalTrafficPolicy: Cluster, healthCheckNodePort: 30000")),
-            "t.yaml:4:124: Service default/a: spec.healthCheckNodePort: is for type LoadBalancer with externalTrafficPolicy Local only",
-        ),
-        (
-            a_service(&format!("type: NodePort, {address}, externalTrafficPolicy: Local, healthCheckNodePort: 30000")),
-            "t.yaml:4:118: Service default/a: spec.healthCheckNodePort: is for type LoadBalancer with externalTrafficPolicy Local only",
-        ),
-        (
-            a_service("type: ExternalName, externalName: x, externalIPs: [192.0.2.1], externalTrafficPolicy: Local"),
-            "t.yaml:4:115: Service default/a: spec.externalTrafficPolicy: is for Services that are reached from outside only: of type NodePort or LoadBalancer, or with externalIPs",
+            "t.yaml:4:77: Service default/a: spec.loadBalancerSourceRanges: is for type LoadBalancer only: it would keep nobody out",
         ),
         (
             a_service(balanced) + "status: {loadBalancer: {ingress: [{hostname: x, ipMode: VIP}]}}",
@@ -226,6 +198,28 @@ fn addresses_of_a_name_in_the_dns_are_a_warning_e2_49() {
         );
     }
     assert!(load(&a_service("type: ExternalName, externalName: x, clusterIP: ''")).warnings.is_empty());
+}
+
+#[test]
+fn what_says_nothing_for_a_service_of_this_type_is_a_warning() {
+    let (address, balanced) = ("clusterIP: 10.96.0.1", "type: LoadBalancer, clusterIP: 10.96.0.1");
+    for (spec, key) in [
+        (format!("{address}, allocateLoadBalancerNodePorts: false"), "allocateLoadBalancerNodePorts"),
+        (format!("{address}, externalTrafficPolicy: Local"), "externalTrafficPolicy"),
+        ("type: ExternalName, externalName: x, externalIPs: [192.0.2.1], externalTrafficPolicy: Local".into(), "externalTrafficPolicy"),
+        (format!("{address}, healthCheckNodePort: 30000"), "healthCheckNodePort"),
+        (format!("{balanced}, healthCheckNodePort: 30000"), "healthCheckNodePort"),
+        (format!("type: NodePort, {address}, externalTrafficPolicy: Local, healthCheckNodePort: 30000"), "healthCheckNodePort"),
+    ] {
+        let loaded = load(&a_service(&spec));
+        let warnings: Vec<_> = loaded.warnings.iter().filter(|w| w.contains("says nothing")).collect();
+        assert!(
+            matches!(&warnings[..], [one] if one.starts_with(&format!("t.yaml:4:7: Service default/a: spec: {key} says nothing"))),
+            "{spec}: {warnings:?}"
+        );
+        let service = &loaded.services[0];
+        assert!(service.health_check_node_port.is_none() && !service.external_local || spec.contains("NodePort,"), "{spec}");
+    }
 }
 
 #[test]
