@@ -57,8 +57,11 @@ impl World {
             return None;
         }
         let services = self.changed_services(other);
-        let as_written = (&one.services, &one.slices) == (&two.services, &two.slices) && pods.iter().all(|pod| stays(pod, one, two));
-        if !(services.is_empty() && as_written) && !(self.plain.services_are_alike() && other.plain.services_are_alike()) {
+        let same_services = services.is_empty()
+            && (&one.services, &one.slices) == (&two.services, &two.slices)
+            && pods.iter().all(|pod| stays(pod, one, two));
+        let alike_everywhere = self.plain.services_are_alike() && other.plain.services_are_alike();
+        if !same_services && !alike_everywhere {
             return None;
         }
         let mut concerned = self.selected_otherwise(other);
