@@ -55,6 +55,7 @@ fn an_error_reaches_only_the_sender_of_what_it_quotes() {
     }
 }
 
+/// Related errors pass without a rule (E1.36), so nobody may make up one.
 #[test]
 fn a_pod_reports_only_what_was_sent_to_itself_and_the_network_nothing_between_pods_of_a_node() {
     let mut state = cluster(0);

@@ -148,6 +148,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_what_asks_opens_a_flow_e2_44() {
+        let opens = |protocol, flags| FlowState::opening(protocol, flags).is_some();
+        for (protocol, kinds) in [(proto::TCP, &[tcp::SYN][..]), (proto::SCTP, &[sctp::chunk::INIT])] {
+            let all = [tcp::SYN, tcp::ACK, tcp::FIN, tcp::RST, tcp::SYN | tcp::ACK, 0, u8::MAX, sctp::chunk::INIT, sctp::chunk::INIT_ACK];
+            for kind in all {
+                assert_eq!(opens(protocol, kind), kinds.contains(&kind), "{protocol} {kind}");
+            }
+        }
+        assert!(opens(proto::UDP, 0) && opens(47, 0));
+    }
+
+    #[test]
     fn a_steady_packet_changes_nothing() {
         for (state, protocol) in [
             (FlowState::Unreplied, proto::UDP),
