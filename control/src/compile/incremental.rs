@@ -71,7 +71,7 @@ impl Compiler {
     /// Compiles `snapshot` for the node called `node`.
     ///
     /// # Errors
-    /// As [`compile`].
+    /// As [`compile`](super::compile).
     pub fn new(snapshot: Snapshot, node: &str, config: NodeConfig) -> Result<Self, CompileError> {
         let mut matches = Matches::default();
         let state = Arc::new(compile_with(&snapshot, node, &config, &mut matches)?);
@@ -86,7 +86,7 @@ impl Compiler {
     /// Adds an object, or puts it in the place of the one of the same kind and name.
     ///
     /// # Errors
-    /// As [`compile`]; objects and state are as before then.
+    /// As [`compile`](super::compile); objects and state are as before then.
     pub fn apply(&mut self, object: Object) -> Result<&Arc<NodeState>, CompileError> {
         let namespaces = self.snapshot.namespaces.len();
         let (kind, Meta { namespace, name, .. }) = (object.kind(), object.meta().clone());
@@ -105,7 +105,7 @@ impl Compiler {
     /// Removes the object of this kind and name, if there is one.
     ///
     /// # Errors
-    /// As [`compile`]; objects and state are as before then.
+    /// As [`compile`](super::compile); objects and state are as before then.
     pub fn remove(&mut self, kind: &str, namespace: &str, name: &str) -> Result<&Arc<NodeState>, CompileError> {
         let before = self.snapshot.remove(kind, namespace, name);
         self.follow(Touched::by(&before)).map_err(|(compiler, error)| {
@@ -119,7 +119,7 @@ impl Compiler {
     /// Takes other objects instead; tells whether any differs.
     ///
     /// # Errors
-    /// As [`compile`]; objects and state are as before then.
+    /// As [`compile`](super::compile); objects and state are as before then.
     pub fn replace(&mut self, snapshot: Snapshot) -> Result<bool, CompileError> {
         let differences = self.snapshot.differences(&snapshot);
         let before = std::mem::replace(&mut self.snapshot, snapshot);
