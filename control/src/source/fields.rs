@@ -216,14 +216,14 @@ fn is_zero(node: &Node<'_>) -> bool {
     }
 }
 
-/// The known name that differs only in case, or by at most two letters.
+/// The known name that differs only in case, or by at most two letters while two at least are the same.
 fn nearest<'t>(name: &str, parent: &'t Tree) -> Option<&'t str> {
     let mut names: Vec<&str> = parent.names.keys().map(String::as_str).filter(|known| *known != "*").collect();
     names.sort_unstable();
     names
         .into_iter()
         .map(|known| (distance(&known.to_lowercase(), &name.to_lowercase()), known))
-        .filter(|(d, _)| *d <= 2)
+        .filter(|(d, _)| *d == 0 || *d <= 2 && *d + 2 <= name.len())
         .min()
         .map(|(_, n)| n)
 }

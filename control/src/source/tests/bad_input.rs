@@ -57,6 +57,12 @@ fn json_faults_have_line_and_column_too() {
 }
 
 #[test]
+fn a_field_that_resembles_none_gets_no_suggestion() {
+    let said = load_text("t.yaml", "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {foo: 1}}").unwrap_err().to_string();
+    assert_eq!(said, "t.yaml:1:57: Pod default/p: spec.foo: is not a field of Pod");
+}
+
+#[test]
 fn policy_ports_that_mean_nothing_are_refused_e0_7() {
     for (port, expected) in [
         ("{port: 80, endPort: 79}", "endPort: must not be below port (80)"),
