@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Weir in two minutes: a cluster out of network namespaces, a request through a Service to a node behind VXLAN, one that a
-# policy denies, with the policy named, and a capture explained without root. Takes everything down again.
+# Weir in two minutes: a capture explained without root; then, as root, a cluster out of network namespaces, a request through a
+# Service to a node behind VXLAN, and one that a policy denies, with the policy named. Takes everything down again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +22,6 @@ run() { printf '$ %s\n' "${*//target\/release\//}" >&2; "$@"; }
 
 say "Install what is missing, and build"
 bash ci/setup.sh
-[ "$(id -u)" -eq 0 ] || { echo "demo: namespaces and AF_XDP need root" >&2; exit 2; }
 cargo build --release --locked --quiet --bins
 weir=target/release/weir
 
@@ -30,8 +29,15 @@ say "1. A capture, replayed through the real pipeline by a user without any righ
 plain=$(mktemp -d)
 cp $scenario/{snapshot.yaml,in.pcap} target/release/weir "$plain"
 chmod -R a+rX "$plain"
-(cd "$plain" && run setpriv --reuid 65534 --regid 65534 --clear-groups ./weir replay -f snapshot.yaml --node node-a --pcap in.pcap)
+without_rights=()
+[ "$(id -u)" -ne 0 ] || without_rights=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+(cd "$plain" && run "${without_rights[@]}" ./weir replay -f snapshot.yaml --node node-a --pcap in.pcap)
 rm -rf "$plain"
+if [ "$(id -u)" -ne 0 ]; then
+  trap - EXIT
+  echo; echo "demo: this much works without root; the rest is a cluster out of network namespaces with AF_XDP: run it as root"
+  exit 0
+fi
 
 say "2. A cluster for real: pods of node-a behind Weir, node-b a plain Linux kernel"
 run $weir lab up -f "$cluster" --node node-a --name "$name"
