@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weir_control::compile::{Compiler, compile};
 use weir_control::source::load_text;
-use weir_control::source::objects::{Object, Snapshot};
+use weir_control::source::objects::{Node, Object, Snapshot};
 use weir_dataplane::model::NodeConfig;
 use weir_fixtures::clusters::{self, Size};
 
@@ -110,12 +110,13 @@ fn namespace(n: u32, team: u32) -> Object {
     Object::Namespace(snapshot(&text).namespaces.remove(0))
 }
 
+/// One in zone 1 is being deleted too.
 fn node(n: u32, zone: u32) -> Object {
     let text = format!(
         r#"{{"apiVersion": "v1", "kind": "Node", "metadata": {{"name": "node-{n}", "labels": {{"topology.kubernetes.io/zone": "z{zone}"}}}}, "status": {{"addresses": [{{"type": "InternalIP", "address": "172.16.0.{}"}}]}}}}"#,
         n + 1
     );
-    Object::Node(snapshot(&text).nodes.remove(0))
+    Object::Node(Node { leaving: zone == 1, ..snapshot(&text).nodes.remove(0) })
 }
 
 /// Changed labels re-select at once (E1.42), and a Service that is proxied no more is gone at once (E2.38).

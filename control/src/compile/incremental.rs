@@ -202,6 +202,7 @@ impl Compiler {
         }
         let rest = NodeState {
             this_node: old.this_node,
+            leaving: old.leaving,
             cluster: old.cluster.clone(),
             nodes: old.nodes.clone(),
             services,
