@@ -41,16 +41,7 @@ pub fn field(line: &mut Vec<u8>, key: &str) {
 /// A number in decimal.
 #[inline]
 pub fn number(line: &mut Vec<u8>, value: u64) {
-    const DIGITS: usize = 20; // of u64::MAX
-    let (mut digits, mut at, mut rest) = ([0; DIGITS], DIGITS, value);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break line.extend_from_slice(&digits[at..]);
-        }
-    }
+    text(line, itoa::Buffer::new().format(value));
 }
 
 /// An address.
@@ -138,11 +129,9 @@ const SECOND: u64 = 1_000_000_000;
 
 /// The nine digits below the second.
 fn fraction(time: u64) -> [u8; 9] {
-    let (mut digits, mut rest) = ([b'0'; 9], time % SECOND);
-    for digit in digits.iter_mut().rev() {
-        *digit += (rest % 10) as u8;
-        rest /= 10;
-    }
+    let (mut digits, mut written) = ([b'0'; 9], itoa::Buffer::new());
+    let nanoseconds = written.format(time % SECOND).as_bytes();
+    digits[9 - nanoseconds.len()..].copy_from_slice(nanoseconds);
     digits
 }
 
