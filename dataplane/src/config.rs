@@ -1,5 +1,6 @@
 //! Reading `node.yaml` and checking what its types alone do not.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::model::NodeConfig;
@@ -15,6 +16,9 @@ pub enum ConfigError {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Faults(Vec<yaml::Fault>),
 }
+
+/// Where an API server allocates NodePorts unless told otherwise (E2.30). Those that a state names are looked at when it is applied.
+const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
 /// Reads the file at `path`.
 ///
@@ -56,6 +60,11 @@ fn faults(config: &NodeConfig) -> Vec<(&'static str, String)> {
         !(first..=last).contains(&config.overlay.port),
         "masquerade.ports",
         format!("[{first}, {last}] contains the overlay's port {}", config.overlay.port),
+    );
+    expect(
+        last < *NODE_PORTS.start() || *NODE_PORTS.end() < first,
+        "masquerade.ports",
+        format!("[{first}, {last}] overlaps the range of NodePorts, {} to {} (E2.28)", NODE_PORTS.start(), NODE_PORTS.end()),
     );
     let workers = &config.workers;
     let named = workers.cores.len();
@@ -129,6 +138,9 @@ pods:
             ("overlay: {vni: 16777216}", "overlay.vni"),
             ("masquerade: {ports: [9, 3]}", "masquerade.ports"),
             ("masquerade: {ports: [8000, 9000]}", "8472"),
+            ("masquerade: {ports: [20000, 30000]}", "NodePorts"),
+            ("masquerade: {ports: [32767, 40000]}", "NodePorts"),
+            ("masquerade: {ports: [20000, 40000]}", "NodePorts"),
             ("workers: {count: 2, cores: [1]}", "workers.cores"),
             ("workers: {idle: lazy}", "lazy"),
             ("host: {interface: abcdefghijklmno}", "host.interface"),
@@ -138,6 +150,9 @@ pods:
         ] {
             let error = read(&format!("{head}{text}\n")).unwrap_err();
             assert!(error.contains(expected) && error.starts_with("node.yaml:"), "{text}: {error}");
+        }
+        for ports in ["[29000, 29999]", "[32768, 40000]"] {
+            assert_eq!(read(&format!("{head}masquerade: {{ports: {ports}}}\n")).err(), None, "beside the range of NodePorts");
         }
     }
 }

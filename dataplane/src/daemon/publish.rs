@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Daemon, Inner};
 use crate::conntrack::Ticks;
-use crate::model::{MacAddr, NodeState};
+use crate::model::{FrontendKind, MacAddr, NodeConfig, NodeState, Service};
 use crate::pipeline::{is_orphaned_flow, is_stale_service_flow};
 use crate::runtime::{PortKind, Runtime};
 use crate::tables::Tables;
@@ -22,7 +22,7 @@ impl Daemon {
     /// # Errors
     /// Each thing that is wrong with the state; nothing has changed then.
     pub fn apply(&self, state: NodeState, wait: Option<Duration>) -> Result<(u32, bool), Vec<String>> {
-        let faults = self.faults(&state);
+        let faults = faults(&self.config, &state);
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -70,15 +70,6 @@ impl Daemon {
     pub(super) fn now(&self) -> Ticks {
         Ticks::from_nanos(self.started.elapsed().as_nanos() as u64)
     }
-    fn faults(&self, state: &NodeState) -> Vec<String> {
-        match state.nodes.get(state.this_node as usize) {
-            None => vec![format!("the state names node number {} as its own and has {} nodes", state.this_node, state.nodes.len())],
-            Some(node) if node.name != self.config.node => {
-                vec![format!("the state is for node {}; this is node {}", node.name, self.config.node)]
-            }
-            Some(_) => Vec::new(),
-        }
-    }
 
     /// Compiles and hands over; gives the new generation. The old tables are freed here once no worker has them.
     pub(super) fn put_in_force(&self, inner: &mut Inner, state: Option<NodeState>) -> u32 {
@@ -118,6 +109,30 @@ impl Daemon {
     }
 }
 
+/// What is wrong with a state for the node that `config` is of.
+fn faults(config: &NodeConfig, state: &NodeState) -> Vec<String> {
+    match state.nodes.get(state.this_node as usize) {
+        None => return vec![format!("the state names node number {} as its own and has {} nodes", state.this_node, state.nodes.len())],
+        Some(node) if node.name != config.node => {
+            return vec![format!("the state is for node {}; this is node {}", node.name, config.node)];
+        }
+        Some(_) => {}
+    }
+    // E2.28: what comes to such a port could be the answer to what left by it.
+    let (first, last) = config.masquerade.ports;
+    let taken = |port: &u16| (first..=last).contains(port);
+    let mut faults = Vec::new();
+    for service in &state.services {
+        let node_ports = service.frontends.iter().filter(|f| f.kind == FrontendKind::NodePort).map(|f| f.port);
+        faults.extend(node_ports.chain(service.health_check_port).filter(taken).map(|port| {
+            let Service { namespace, name, .. } = &**service;
+            format!("Service {namespace}/{name}: node port {port} is among masquerade.ports [{first}, {last}] of this node's configuration")
+        }));
+    }
+    faults.dedup();
+    faults
+}
+
 /// The node as it is, with the MAC that a pod's interface has where nothing else is configured: that of its first address.
 fn with_macs(runtime: &Runtime, state: &NodeState) -> Runtime {
     let first_address = |namespace: &str, name: &str| {
@@ -131,4 +146,50 @@ fn with_macs(runtime: &Runtime, state: &NodeState) -> Runtime {
         }
     }
     runtime
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Family, Frontend, Node, Protocol};
+
+    #[test]
+    fn a_node_port_among_those_of_masquerading_is_refused_e2_28() {
+        let mut config = NodeConfig::offline("a");
+        config.masquerade.ports = (20_000, 29_999);
+        let service = |kind, port, health_check_port| {
+            let frontends = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|address| Frontend { address: address.into(), port, kind });
+            Service {
+                namespace: "shop".into(),
+                name: "web".into(),
+                port_name: String::new(),
+                protocol: Protocol::Tcp,
+                family: Family::V4,
+                frontends: frontends.into(),
+                backends: Vec::new(),
+                cluster: Vec::new(),
+                local: Vec::new(),
+                any_usable: false,
+                internal_local: false,
+                external_local: false,
+                affinity_timeout_secs: None,
+                source_ranges: Vec::new(),
+                health_check_port,
+                local_ready: 0,
+            }
+        };
+        let said = |service| {
+            let nodes = vec![Node { name: "a".into(), ..Node::default() }];
+            faults(&config, &NodeState { nodes, services: vec![Arc::new(service)], ..NodeState::default() })
+        };
+        for (port, refused) in [(19_999, false), (20_000, true), (29_999, true), (30_000, false)] {
+            assert_eq!(said(service(FrontendKind::NodePort, port, None)).len(), usize::from(refused), "{port}");
+            assert_eq!(said(service(FrontendKind::ClusterIp, port, None)), [""; 0], "another address");
+            assert_eq!(said(service(FrontendKind::NodePort, 30_000, Some(port))).len(), usize::from(refused), "health check at {port}");
+        }
+        let expected = "Service shop/web: node port 20001 is among masquerade.ports [20000, 29999] of this node's configuration";
+        assert_eq!(said(service(FrontendKind::NodePort, 20_001, None)), [expected]);
+    }
 }
