@@ -19,6 +19,8 @@ const ZONES: [&str; 2] = ["east", "west"];
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     pub(crate) objects: Vec<Value>,
+    /// The objects before the last change.
+    before: Vec<Value>,
     pub(crate) random: Rng,
     /// Nodes are `node-1` to `node-N`.
     pub(crate) nodes: u16,
@@ -86,7 +88,7 @@ impl Cluster {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let (nodes, dual, has_cidrs) = (random.u16(1..4), random.bool(), !one_in(&mut random, 8));
-        let mut cluster = Self { objects: Vec::new(), random, nodes, dual, has_cidrs, serial: 1 };
+        let mut cluster = Self { objects: Vec::new(), before: Vec::new(), random, nodes, dual, has_cidrs, serial: 1 };
         for node in 1..=nodes {
             let node = cluster.node(node);
             cluster.put(node);
@@ -109,8 +111,13 @@ impl Cluster {
         cluster
     }
 
-    /// Adds, replaces and removes a few objects.
+    /// Adds, replaces and removes a few objects, or takes the last change back.
     pub(crate) fn change(&mut self) {
+        let before = std::mem::replace(&mut self.before, self.objects.clone());
+        if !before.is_empty() && one_in(&mut self.random, 4) {
+            self.objects = before;
+            return;
+        }
         for _ in 0..self.random.usize(1..4) {
             match self.random.u32(0..10) {
                 0 => self.add_pod(),

@@ -132,44 +132,55 @@ pub(crate) fn packet(seed: u64, objects: &[Value], config: &NodeConfig, (node, a
 pub(crate) fn session(seed: u64, config: &NodeConfig, astray: &Astray) -> String {
     /// Seeds of the choice that are tried: it may be right by chance.
     const SEEDS: u64 = 32;
-    let mut steps: Vec<(Vec<Value>, Connection)> = Vec::new();
+    let mut steps: Vec<(Vec<Value>, Option<Connection>)> = Vec::new();
     let mut cluster = Cluster::new(seed);
     let mut generation = 0;
     for (of, connection) in &astray.visits {
-        (generation..*of).for_each(|_| cluster.change());
-        generation = *of;
-        steps.push((cluster.objects.clone(), *connection));
+        while generation < *of {
+            cluster.change();
+            generation += 1;
+            // What no client met may have taken an endpoint away.
+            if generation < *of && !steps.is_empty() {
+                steps.push((cluster.objects.clone(), None));
+            }
+        }
+        steps.push((cluster.objects.clone(), Some(*connection)));
     }
     let mut names: Vec<_> = steps.iter().flat_map(|(objects, _)| objects.iter().map(key)).collect();
     names.sort();
     names.dedup();
-    let with = |names: &[(String, String, String)]| -> Vec<(Vec<Value>, Connection)> {
+    let with = |names: &[(String, String, String)]| -> Vec<(Vec<Value>, Option<Connection>)> {
         let some = |objects: &[Value]| objects.iter().filter(|o| names.contains(&key(o))).cloned().collect();
         steps.iter().map(|(objects, connection)| (some(objects), *connection)).collect()
     };
-    let ask = |steps: &[(Vec<Value>, Connection)]| (0..SEEDS).find_map(|seed| sessions::again(steps, config, &astray.node, seed));
+    let ask = |steps: &[(Vec<Value>, Option<Connection>)]| (0..SEEDS).find_map(|seed| sessions::again(steps, config, &astray.node, seed));
     let small = with(&shrink(&names, |fewer| ask(&with(fewer)).is_some()));
     let wrong = ask(&small).unwrap_or_else(|| astray.wrong.clone());
     let mut text = format!("\n# WEIR_SEED={seed}\n# oracle: {wrong}\nid: oracle-{seed}\nkind: services\ntitle: found by the oracle\n");
     let _ = writeln!(text, "config: {}", case_config(&astray.node.clone().into(), config));
     let mut before: &[Value] = &[];
-    for (index, (objects, Connection { at_secs, from, to, protocol })) in small.iter().enumerate() {
-        let indent = if index > 0 && before != objects { "  " } else { "" };
+    let (mut indent, mut listed) = ("", false);
+    for (index, (objects, connection)) in small.iter().enumerate() {
         if before != objects {
             if index == 0 {
                 text.push_str("snapshot:\n");
             } else {
                 let _ = writeln!(text, "then:\n- delete: [{}]\n  apply:", gone(before, objects));
+                indent = "  ";
             }
             for object in objects.iter().filter(|o| !before.contains(o)) {
                 let _ = writeln!(text, "{indent}- {object}");
             }
+            (before, listed) = (objects, false);
+        }
+        let Some(Connection { at_secs, from, to, protocol }) = connection else { continue };
+        if !listed {
             let _ = writeln!(text, "{indent}affinity:\n{indent}- name: found\n{indent}  steps:");
+            listed = true;
         }
         let expect = if index + 1 == small.len() { "same} # or any: see above" } else { "any}" };
         let protocol = word(*protocol);
         let _ = writeln!(text, "{indent}  - {{at: {at_secs}, from: '{from}', to: '{to}', protocol: {protocol}, expect: {expect}");
-        before = objects;
     }
     text
 }

@@ -1,6 +1,6 @@
 //! What Services do with a new flow on one node, straight from the objects: E2 read aloud.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -80,8 +80,24 @@ impl Proxy<'_> {
     /// choice is remembered (E2.34). Each family is served by a proxy of its own.
     pub(crate) fn sticky(&self, to: SocketAddr, protocol: Protocol) -> Option<(String, u32)> {
         let (service, port, _) = self.asked(to, protocol)?;
-        let name = format!("{}:{}/{protocol:?}/{}", service.meta, port.name, to.is_ipv4());
-        Some((name, service.affinity_timeout_secs?))
+        Some((port_name(service, port, to.is_ipv4()), service.affinity_timeout_secs?))
+    }
+
+    /// The endpoints that clients of each Service port with session affinity can be given, under whichever policy, by the name that
+    /// [`sticky`](Self::sticky) gives.
+    pub(crate) fn given(&self) -> HashMap<String, BTreeSet<SocketAddr>> {
+        let mut given = HashMap::new();
+        for service in self.proxied().filter(|s| s.affinity_timeout_secs.is_some()) {
+            for (port, v4) in service.ports.iter().flat_map(|port| [(port, true), (port, false)]) {
+                if service.cluster_ips.iter().any(|a| a.is_ipv4() == v4) {
+                    let endpoints = self.endpoints(service, port, v4);
+                    let local = usable_of(endpoints.iter().filter(|e| e.local));
+                    let all = self.cluster_set(&endpoints).into_iter().chain(local).map(|e| e.at).collect();
+                    given.insert(port_name(service, port, v4), all);
+                }
+            }
+        }
+        given
     }
 
     /// Tells whether an endpoint of the Service port that is reached at an address serves, ready or not; `None` where none is reached.
@@ -287,6 +303,10 @@ struct Endpoint {
 fn usable_of<'e>(all: impl Iterator<Item = &'e Endpoint> + Clone) -> Vec<&'e Endpoint> {
     let ready: Vec<_> = all.clone().filter(|e| e.ready).collect();
     if ready.is_empty() { all.filter(|e| e.serving && e.terminating).collect() } else { ready }
+}
+
+fn port_name(service: &Service, port: &ServicePort, v4: bool) -> String {
+    format!("{}:{}/{:?}/{v4}", service.meta, port.name, port.protocol)
 }
 
 /// E2.1.

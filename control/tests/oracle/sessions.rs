@@ -13,7 +13,7 @@ use weir_dataplane::model::{NodeConfig, Protocol};
 use weir_dataplane::service::{Affinity, Selection};
 use weir_dataplane::tables::Tables;
 
-use crate::cluster::pick;
+use crate::cluster::{one_in, pick};
 use crate::compare::Court;
 use crate::question::Pool;
 use crate::service::Answer;
@@ -39,6 +39,8 @@ struct Choice {
     endpoint: SocketAddr,
     first: Visit,
     last: Visit,
+    /// The endpoint was gone since.
+    gone: bool,
 }
 
 /// What a node remembers, and what it should.
@@ -74,12 +76,14 @@ impl Sessions {
         Self { nodes: HashMap::new(), random: Rng::with_seed(seed), now_secs: 1_000_000, kept: 0, anew: 0 }
     }
 
-    /// Lets `count` clients come to each node of a generation.
+    /// Lets `count` clients come to each node of a generation, or nobody.
     ///
     /// # Errors
     /// The first that goes elsewhere than it should.
     pub(crate) fn come(&mut self, court: &Court, generation: usize, count: u32) -> Result<(), Box<Astray>> {
         let pool = Pool::new(&court.snapshot);
+        // What comes and goes meanwhile, no client sees.
+        let count = if one_in(&mut self.random, 3) { 0 } else { count };
         for (index, node) in court.snapshot.nodes.iter().enumerate() {
             let proxy = court.proxy(index);
             let mut ports: BTreeMap<(String, u32), Vec<(SocketAddr, Protocol)>> = BTreeMap::new();
@@ -90,6 +94,7 @@ impl Sessions {
             }
             let ports: Vec<_> = ports.into_iter().collect();
             let memory = self.nodes.entry(node.meta.name.clone()).or_insert_with(|| Memory::new(self.random.u64(..)));
+            memory.meet(court, index);
             for _ in 0..if ports.is_empty() { 0 } else { count } {
                 let ((port, timeout_secs), addresses) = pick(&mut self.random, &ports);
                 let (to, protocol) = pick(&mut self.random, &addresses);
@@ -124,6 +129,14 @@ impl Memory {
         Self { real: Affinity::new(CHOICES_MAX, seed), random: Rng::with_seed(seed), plain: HashMap::new() }
     }
 
+    /// Takes a generation into account: an endpoint that is gone takes its clients with it, also when it comes back (E2.34).
+    fn meet(&mut self, court: &Court, node: usize) {
+        let given = court.proxy(node).given();
+        for ((port, _), choice) in &mut self.plain {
+            choice.gone |= given.get(port).is_none_or(|endpoints| !endpoints.contains(&choice.endpoint));
+        }
+    }
+
     /// Opens a connection at a node. Tells whether the client got the endpoint of its connection before, `None` where it had none.
     ///
     /// # Errors
@@ -136,7 +149,7 @@ impl Memory {
         let Answer::Forward { endpoints, .. } = proxy.ask(from, to, protocol) else { return Ok(None) };
         let before = self.plain.get(&(port.clone(), from)).copied();
         let idle = |choice: &Choice| at_secs - choice.last.1.at_secs;
-        let held = before.filter(|choice| idle(choice) < timeout_secs && endpoints.contains(&choice.endpoint));
+        let held = before.filter(|choice| !choice.gone && idle(choice) < timeout_secs && endpoints.contains(&choice.endpoint));
         // Who is not remembered is given what somebody is given who never came.
         let stranger = choose(tables, &connection, &Affinity::new(1, 0), &mut self.random.clone());
         let chosen = choose(tables, &connection, &self.real, &mut self.random);
@@ -146,7 +159,7 @@ impl Memory {
             return Err(format!("{expected:?} of {endpoints:?}, after {past:?}; got {chosen:?}"));
         };
         let first = held.map_or(visit, |choice| choice.first);
-        self.plain.insert((port, from), Choice { endpoint, first, last: visit });
+        self.plain.insert((port, from), Choice { endpoint, first, last: visit, gone: false });
         Ok(before.map(|_| held.is_some()))
     }
 }
@@ -160,14 +173,18 @@ fn choose(tables: &Tables, connection: &Connection, affinity: &Affinity, random:
     }
 }
 
-/// Opens connections one after the other, each at a node of these objects; gives what is wrong with the last one.
-pub(crate) fn again(steps: &[(Vec<Value>, Connection)], config: &NodeConfig, node: &str, seed: u64) -> Option<String> {
+/// Opens connections one after the other, each at a node of these objects; gives what is wrong with the last one. Between two there
+/// may be objects that no client meets.
+pub(crate) fn again(steps: &[(Vec<Value>, Option<Connection>)], config: &NodeConfig, node: &str, seed: u64) -> Option<String> {
     let mut memory = Memory::new(seed);
     let mut wrong = None;
+    let mut before = None;
     for (objects, connection) in steps {
-        let court = Court::new(objects, config, None).ok()?;
+        let court = Court::new(objects, config, before.as_ref()).ok()?;
         let index = court.snapshot.nodes.iter().position(|n| n.meta.name == node)?;
-        wrong = memory.connect(&court, index, (0, *connection)).err();
+        memory.meet(&court, index);
+        wrong = connection.and_then(|connection| memory.connect(&court, index, (0, connection)).err());
+        before = Some(court);
     }
     wrong
 }

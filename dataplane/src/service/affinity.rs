@@ -1,4 +1,5 @@
-//! ClientIP affinity: which backend a client was given last (E2.34).
+//! ClientIP affinity: which backend a client was given last (E2.34). A backend that was gone in between is another one, as in
+//! kube-proxy's nftables mode, which forgets the clients of an endpoint with it.
 //!
 //! A fixed array of atomics, touched for new flows only, shared by all workers without locks. 16 bytes a slot, four slots a
 //! set; when a set is full its oldest entry gives way.
@@ -42,8 +43,9 @@ impl Affinity {
         Self { slots: (0..count).map(|_| Slot::default()).collect(), key }
     }
 
-    /// The place among the candidates of the one that the client was given less than `timeout_secs` ago.
-    pub(super) fn find(&self, client: &Client, candidates: &[Backend], timeout_secs: u32, now_secs: u32) -> Option<usize> {
+    /// The place among the candidates of the one that the client was given less than `timeout_secs` ago and that has not been gone
+    /// in between. `since` tells of each when it came.
+    pub(super) fn find(&self, client: &Client, candidates: &[Backend], since: &[u32], timeout_secs: u32, now_secs: u32) -> Option<usize> {
         let hash = self.hash(client);
         let value = self.set(hash).iter().find_map(|slot| {
             let value = slot.value.load(Ordering::Relaxed);
@@ -51,13 +53,13 @@ impl Affinity {
         })?;
         let (wanted, used_secs) = ((value >> 32) as u32, value as u32);
         let fresh = now_secs.wrapping_sub(used_secs) < timeout_secs;
-        candidates.iter().position(|backend| fresh && print(backend) == wanted)
+        candidates.iter().zip(since).position(|(backend, since)| fresh && print(backend, *since) == wanted)
     }
 
-    /// Notes what the client was given.
-    pub(super) fn remember(&self, client: &Client, backend: &Backend, now_secs: u32) {
+    /// Notes what the client was given, a backend that came at `since`.
+    pub(super) fn remember(&self, client: &Client, backend: &Backend, since: u32, now_secs: u32) {
         let hash = self.hash(client);
-        let value = u64::from(print(backend)) << 32 | u64::from(now_secs);
+        let value = u64::from(print(backend, since)) << 32 | u64::from(now_secs);
         let own = |slot: &&Slot| slot.sealed.load(Ordering::Relaxed) ^ slot.value.load(Ordering::Relaxed) == hash;
         let age = |slot: &&Slot| match slot.value.load(Ordering::Relaxed) {
             0 => u32::MAX,
@@ -94,9 +96,9 @@ pub(super) fn fingerprint(text: &[u8]) -> u64 {
     text.iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte)))
 }
 
-/// Names a backend in 32 bits, never 0.
-fn print(backend: &Backend) -> u32 {
-    (backend_hash(backend) as u32).max(1)
+/// Names a backend in 32 bits, never 0; one that was gone and came back has another name.
+fn print(backend: &Backend, since: u32) -> u32 {
+    (backend_hash(backend) as u32 ^ since).max(1)
 }
 
 /// Names a backend in 64 bits, the same in every process.

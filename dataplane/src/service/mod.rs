@@ -110,6 +110,8 @@ pub struct Services {
     external_cluster_ip: bool,
     masquerade_all: bool,
     scheduler: Scheduler,
+    /// How many generations of services were before.
+    turn: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -127,6 +129,8 @@ struct Set {
     maglev: Box<[u16]>,
     /// Where the connections of each backend are counted; empty for other schedulers.
     counters: Box<[u32]>,
+    /// The turn at which each backend came into one of the service's two sets, to stay since; empty without session affinity.
+    since: Box<[u32]>,
 }
 
 #[derive(Debug)]
@@ -154,6 +158,7 @@ impl Services {
     /// once it has none.
     pub fn compile(state: &NodeState, config: &NodeConfig, before: Option<&Self>, counted: &dyn Fn(u32) -> Option<u32>) -> Self {
         let scheduler = config.services.scheduler;
+        let turn = before.map_or(0, |b| b.turn.wrapping_add(1));
         let before = before.filter(|b| b.scheduler == scheduler);
         let mut counters = Counters::new(before.filter(|_| scheduler == Scheduler::LeastConnections), counted);
         let mut services = Self {
@@ -164,6 +169,7 @@ impl Services {
             external_cluster_ip: config.services.external_cluster_ip,
             masquerade_all: config.masquerade.all,
             scheduler,
+            turn,
         };
         // Both lists are sorted by namespace and name; were they not, less would be shared.
         let mut old = before.map_or(&[][..], |b| &b.services);
@@ -182,7 +188,7 @@ impl Services {
             let same = its_ports.into_iter().find(|e| port_of(&e.service) == port_of(service));
             services.services.push(match same {
                 Some(entry) if entry.service == *service => entry.clone(),
-                _ => Arc::new(Entry::compile(service, scheduler, same.map(|e| &**e), &mut counters)),
+                _ => Arc::new(Entry::compile(service, scheduler, turn, same.map(|e| &**e), &mut counters)),
             });
         }
         services
@@ -253,9 +259,9 @@ impl Services {
             Some(timeout_secs) => {
                 let client = affinity::Client { service: entry.fingerprint, address: tuple.src };
                 // E2.35: what is remembered counts only while it is among the candidates.
-                let kept = affinity.find(&client, &set.backends, timeout_secs, now_secs);
+                let kept = affinity.find(&client, &set.backends, &set.since, timeout_secs, now_secs);
                 let chosen = kept.unwrap_or_else(|| self.choose(set, tuple, connections, random));
-                affinity.remember(&client, &set.backends[chosen], now_secs);
+                affinity.remember(&client, &set.backends[chosen], set.since[chosen], now_secs);
                 chosen
             }
         };
@@ -354,16 +360,19 @@ fn backend_of(backend: &model::Backend) -> Backend {
 
 impl Entry {
     /// `before` is the same service port, as it was.
-    fn compile(service: &Arc<model::Service>, scheduler: Scheduler, before: Option<&Self>, counters: &mut Counters<'_>) -> Self {
+    fn compile(service: &Arc<model::Service>, scheduler: Scheduler, turn: u32, before: Option<&Self>, counters: &mut Counters<'_>) -> Self {
         let numbers = match scheduler {
             Scheduler::LeastConnections => counters.numbers(service.backends.iter().map(backend_of), before),
             _ => Vec::new(),
         };
+        let sticky = service.affinity_timeout_secs.is_some();
+        let known: HashMap<Backend, u32> = before.filter(|_| sticky).map(Self::members).into_iter().flatten().collect();
         let set = |members: &[u32]| {
             let backends: Box<[Backend]> = members.iter().map(|index| backend_of(&service.backends[*index as usize])).collect();
             let maglev = if scheduler == Scheduler::Maglev { scheduler::maglev_table(&backends) } else { Vec::new() };
             let counters = members.iter().filter_map(|index| numbers.get(*index as usize).copied()).collect();
-            Set { backends, maglev: maglev.into(), counters }
+            let since = backends.iter().filter(|_| sticky).map(|backend| known.get(backend).copied().unwrap_or(turn)).collect();
+            Set { backends, maglev: maglev.into(), counters, since }
         };
         let is_udp = service.protocol.number() == proto::UDP;
         let mut serving: Vec<Backend> = service.backends.iter().filter(|b| is_udp && b.serving).map(backend_of).collect();
@@ -377,6 +386,11 @@ impl Entry {
             fingerprint: before.map_or_else(|| affinity::fingerprint(name.as_bytes()), |before| before.fingerprint),
             service: service.clone(),
         }
+    }
+
+    /// The backends of both sets, and since when they are there; none without session affinity.
+    fn members(&self) -> impl Iterator<Item = (Backend, u32)> {
+        [&self.cluster, &self.local].into_iter().flat_map(|set| set.backends.iter().copied().zip(set.since.iter().copied()))
     }
 
     fn passes_source_ranges(&self, source: Ip) -> bool {

@@ -171,6 +171,31 @@ fn a_client_keeps_its_endpoint_until_it_is_idle_too_long_or_the_endpoint_is_gone
 }
 
 #[test]
+fn an_endpoint_that_was_gone_has_no_client_when_it_comes_back_e2_34() {
+    let sticky = Arc::new(Service { affinity_timeout_secs: Some(100), ..service(50) });
+    let compile = |service: &Arc<Service>, before: Option<&Services>| {
+        let state = NodeState { services: vec![service.clone()], ..NodeState::default() };
+        Services::compile(&state, &NodeConfig::offline("n"), before, &|_| None)
+    };
+    let (affinity, mut random) = (Affinity::new(1024, 1), fastrand::Rng::with_seed(7));
+    let mut choose = |services: &Services| choose(services, &tuple(CLUSTER_IP), &affinity, 1000, &mut random);
+    let first = compile(&sticky, None);
+    let given = choose(&first);
+    let at = sticky.backends.iter().position(|b| Ip::from(b.address) == given.address).unwrap() as u32;
+    let without = |gone: u32| Arc::new(Service { cluster: (0..50).filter(|i| *i != gone).collect(), ..(*sticky).clone() });
+
+    // Others go and come, and so does what merely serves: nothing is forgotten.
+    let second = compile(&without((at + 1) % 50), Some(&first));
+    let third = compile(&sticky, Some(&second));
+    assert_eq!([&second, &third].map(&mut choose), [given, given]);
+
+    let fourth = compile(&without(at), Some(&third));
+    let fifth = compile(&sticky, Some(&fourth));
+    // One of 50; with this seed not by chance.
+    assert_ne!(choose(&fifth), given);
+}
+
+#[test]
 fn a_remembered_endpoint_counts_only_where_the_traffic_policy_admits_it_e2_35() {
     let services = compile(Service { affinity_timeout_secs: Some(100), external_local: true, ..service(50) }, |_| {});
     let (affinity, mut random) = (Affinity::new(1024, 1), fastrand::Rng::with_seed(5));
