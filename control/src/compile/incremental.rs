@@ -177,7 +177,7 @@ impl Compiler {
         }
         let cluster_ips = if touched.frontends { service::cluster_ips(snapshot) } else { old.cluster_ips.clone() };
         if touched.frontends
-            && let Err(error) = service::refuse_taken(&services)
+            && let Err(error) = service::refuse_taken(&services, snapshot)
         {
             return Some(Err(error));
         }

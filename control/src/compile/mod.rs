@@ -16,14 +16,13 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
-
-use weir_dataplane::model::{Cluster, NodeConfig, NodeState, Protocol};
+use weir_dataplane::model::{Cluster, NodeConfig, NodeState};
 
 pub use check::check;
 pub use incremental::Compiler;
 use selection::{Matches, Selections};
 
+use crate::source::Faults;
 use crate::source::objects::Snapshot;
 
 /// Why a snapshot cannot be compiled for a node.
@@ -37,25 +36,9 @@ pub enum CompileError {
         /// The Nodes that there are.
         known: String,
     },
-    /// Two Service ports are reached in one place; all such pairs are listed.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    FrontendTaken(Vec<FrontendTaken>),
-}
-
-/// Two Service ports that are reached at one address, protocol and port (E2.3).
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-#[error("Service {second} and Service {first} are both reached at {address}, {protocol:?} port {port}")]
-pub struct FrontendTaken {
-    /// Where.
-    pub address: IpAddr,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Port.
-    pub port: u16,
-    /// `namespace/name` of the one that sorts first.
-    pub first: String,
-    /// `namespace/name` of the other.
-    pub second: String,
+    /// Two Service ports are reached at one address, protocol and port (E2.3): every such pair, at the Service that sorts second.
+    #[error("{0}")]
+    FrontendTaken(Faults),
 }
 
 /// Compiles `snapshot` for the node called `node`.

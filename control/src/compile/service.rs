@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use weir_dataplane::model::{Backend, Family, Frontend, FrontendKind, Node, NodeConfig, Protocol, Service};
 
-use super::{CompileError, FrontendTaken, overlay};
+use super::{CompileError, overlay};
 use crate::source::objects::{self, EndpointSlice, Pod, ServicePort, ServiceType, Snapshot, TargetPort, TrafficDistribution};
+use crate::source::{fault, protocol_name};
 
 /// Compiles all Services that are proxied (E2.1), one entry per port and family, sorted by namespace, name, port, protocol
 /// and family.
@@ -172,7 +173,7 @@ impl<'s> Cluster<'s> {
             self.service(object, &mut services);
         }
         let services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
-        refuse_taken(&services)?;
+        refuse_taken(&services, snapshot)?;
         Ok(services)
     }
 
@@ -387,19 +388,30 @@ pub(super) fn node_port_addresses(node: &Node, config: &NodeConfig) -> Vec<IpAdd
 }
 
 /// Refuses two Service ports in one place. The entries are sorted, so that the same pairs are named whatever the order.
-pub(super) fn refuse_taken(services: &[Arc<Service>]) -> Result<(), CompileError> {
+pub(super) fn refuse_taken(services: &[Arc<Service>], snapshot: &Snapshot) -> Result<(), CompileError> {
     let mut owners: HashMap<(IpAddr, Protocol, u16), &Service> = HashMap::with_capacity(services.len());
     let mut taken = Vec::new();
     for service in services {
         for &Frontend { address, port, .. } in &service.frontends {
             if let Some(owner) = owners.insert((address, service.protocol, port), service) {
-                let name = |s: &Service| format!("{}/{}", s.namespace, s.name);
-                taken.push(FrontendTaken { address, protocol: service.protocol, port, first: name(owner), second: name(service) });
+                taken.push((owner, &**service, address, port));
             }
         }
     }
-    taken.sort_unstable();
-    if taken.is_empty() { Ok(()) } else { Err(CompileError::FrontendTaken(taken)) }
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let objects: HashMap<Name<'_>, &objects::Meta> = snapshot.services.iter().map(|s| (name_of(&s.meta), &s.meta)).collect();
+    let object = |service: &Service| objects.get(&(&*service.namespace, &*service.name)).copied();
+    let clash = |(first, second, address, port): &(&Service, &Service, IpAddr, u16)| {
+        let protocol = protocol_name(second.protocol);
+        let (first, second) = (object(first)?, object(second)?);
+        let message = format!("is reached at {address}, {protocol} port {port}, where Service {first} is ({})", first.origin);
+        Some(fault("Service", second, "spec.ports", message))
+    };
+    let mut faults: Vec<_> = taken.iter().filter_map(clash).collect();
+    faults.sort();
+    Err(CompileError::FrontendTaken(faults.into()))
 }
 
 fn is_subset(selector: &objects::Labels, labels: &objects::Labels) -> bool {

@@ -4,7 +4,9 @@ mod check;
 mod policies;
 mod services;
 
-use weir_dataplane::model::{NodeConfig, NodeState};
+use std::net::IpAddr;
+
+use weir_dataplane::model::{NodeConfig, NodeState, Protocol};
 
 use super::*;
 use crate::source::objects::*;

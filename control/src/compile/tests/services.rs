@@ -224,13 +224,17 @@ fn every_kind_of_address_is_a_frontend_e2_3_e2_30() {
 }
 
 #[test]
-fn two_services_in_one_place_are_refused_by_name_e2_3() {
+fn two_services_in_one_place_are_refused_with_file_and_line_e2_3() {
+    let at = |line| Origin { file: "shop.yaml".into(), line, column: 1 };
     let mut snapshot = with(vec![]);
+    snapshot.services[0].meta.origin = at(7);
     let mut second = service();
-    second.meta = meta("two", "again", "");
+    second.meta = Meta { origin: at(30), ..meta("two", "again", "") };
     snapshot.services.insert(0, second);
     let error = compile(&snapshot, "a", &NodeConfig::offline("a")).unwrap_err();
-    assert_eq!(error.to_string(), "Service two/again and Service one/web are both reached at 10.96.0.1, Tcp port 80");
+    let expected =
+        "shop.yaml:30:1: Service two/again: spec.ports: is reached at 10.96.0.1, TCP port 80, where Service one/web is (shop.yaml:7:1)";
+    assert_eq!(error.to_string(), expected);
 }
 
 #[test]
