@@ -7,7 +7,7 @@ use anyhow::bail;
 use weir_dataplane::admin::protocol::{Request, Response};
 use weir_dataplane::model::NodeState;
 
-use super::common::{DaemonArgs, NodeArgs, SnapshotArgs};
+use super::common::{ClusterArgs, DaemonArgs};
 use super::watch::Watch;
 use super::{Answer, Refused, style};
 use crate::compile::{CompileError, Compiler};
@@ -19,9 +19,7 @@ const RETRY: Duration = Duration::from_secs(2);
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    snapshot: SnapshotArgs,
-    #[command(flatten)]
-    node: NodeArgs,
+    cluster: ClusterArgs,
     #[command(flatten)]
     daemon: DaemonArgs,
     /// Return only when every worker has it in force
@@ -35,9 +33,8 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
         // Before anything is read, so that no change is missed.
-        let watch = self.watch.then(|| Watch::new(&self.snapshot.paths)).transpose()?;
-        let snapshot = self.snapshot.load()?;
-        let config = self.node.resolve(&snapshot)?;
+        let watch = self.watch.then(|| Watch::new(&self.cluster.snapshot.paths)).transpose()?;
+        let (snapshot, config) = self.cluster.load()?;
         let mut compiler = Compiler::new(snapshot, &config.node.clone(), config).map_err(refused)?;
         let daemon = self.send(compiler.state())?;
         match watch {
@@ -54,7 +51,7 @@ impl Args {
         let mut said = String::new();
         loop {
             let outcome = match watch.changed(RETRY) {
-                true => self.snapshot.load().and_then(|snapshot| compiler.replace(snapshot).map_err(refused)),
+                true => self.cluster.snapshot.load().and_then(|snapshot| compiler.replace(snapshot).map_err(refused)),
                 false => Ok(!owed && self.is_another_daemon(&daemon)),
             };
             let outcome = outcome.and_then(|changed| {

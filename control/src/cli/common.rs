@@ -60,6 +60,31 @@ pub(super) struct NodeArgs {
     config: Option<PathBuf>,
 }
 
+/// A snapshot and which node of it.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterArgs {
+    #[command(flatten)]
+    pub(super) snapshot: SnapshotArgs,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+}
+
+impl ClusterArgs {
+    /// Loads the snapshot and finds the node.
+    pub(super) fn load(&self) -> anyhow::Result<(Snapshot, NodeConfig)> {
+        let snapshot = self.snapshot.load()?;
+        let config = self.node.resolve(&snapshot)?;
+        Ok((snapshot, config))
+    }
+
+    /// As [`load`](Self::load), but as [`NodeArgs::resolve_or_first`] finds the node.
+    pub(super) fn load_or_first(&self) -> anyhow::Result<(Snapshot, NodeConfig)> {
+        let snapshot = self.snapshot.load()?;
+        let config = self.node.resolve_or_first(&snapshot)?;
+        Ok((snapshot, config))
+    }
+}
+
 impl NodeArgs {
     /// As [`resolve`](Self::resolve), but where nothing tells one of several nodes, the first one will do: for questions that
     /// are about the whole cluster.

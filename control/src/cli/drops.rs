@@ -17,7 +17,7 @@ use super::common::{DaemonArgs, Output, parse_duration, print_data, table};
 /// Arguments of `weir drops`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Every packet that weir status counts as dropped or rejected is in exactly one row. POD is the pod of this node that\n\
+    after_help = "Every packet that weir status counts as dropped or rejected is in exactly one row. POD is the pod of this node that \
                         was judged, else the sender, else the receiver; POLICY the one whose rule denied, or all that isolate the pod."
 )]
 pub(super) struct Args {

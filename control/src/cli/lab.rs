@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 
 use super::Answer;
-use super::common::{NodeArgs, Output, SnapshotArgs, compile_for, print_data, table};
+use super::common::{ClusterArgs, Output, compile_for, print_data, table};
 use crate::lab::{self, LabName, Outcome, Status, Up};
 
 /// Arguments of `weir lab`.
@@ -23,8 +23,8 @@ enum Command {
     /// Takes a lab down: the daemon, its namespaces, its files
     Down(NameArgs),
     /// Runs a command in a place of the lab and ends as it does
-    #[command(after_help = "Places: NAMESPACE/POD, node/NAME, outside (a host in the nodes' network that is in no cluster;\n\
-                            it is also 192.0.2.1 and 2001:db8::1, which stand for the internet).\n\
+    #[command(after_help = "Places: NAMESPACE/POD, node/NAME, outside (a host in the nodes' network that is in no cluster; \
+                            it is also 192.0.2.1 and 2001:db8::1, which stand for the internet). \
                             Only the network is the place's; files are this machine's.")]
     Exec(ExecArgs),
     /// Shows what is up
@@ -41,9 +41,7 @@ struct NameArgs {
 #[derive(Debug, clap::Args)]
 struct UpArgs {
     #[command(flatten)]
-    snapshot: SnapshotArgs,
-    #[command(flatten)]
-    node: NodeArgs,
+    cluster: ClusterArgs,
     #[command(flatten)]
     name: NameArgs,
     /// The daemon's binary [default: weir-dataplane beside this one, else on the PATH]
@@ -87,8 +85,7 @@ impl Args {
 
 impl UpArgs {
     fn run(&self) -> anyhow::Result<Answer> {
-        let snapshot = self.snapshot.load()?;
-        let config = self.node.resolve(&snapshot)?;
+        let (snapshot, config) = self.cluster.load()?;
         let state = compile_for(&snapshot, &config)?;
         let name = self.name.name.clone();
         let first_pod = state.endpoints.iter().find(|e| e.node == state.this_node && !e.host_network && !e.addresses.is_empty());

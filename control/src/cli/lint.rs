@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::common::{NodeArgs, ReplayArgs, SnapshotArgs, compile_for};
+use super::common::{ClusterArgs, ReplayArgs, compile_for};
 use super::{Answer, Refused};
 use crate::lint::{lint, packets};
 use crate::sim::node::SimNode;
@@ -16,9 +16,7 @@ use crate::sim::reach::World;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    snapshot: SnapshotArgs,
-    #[command(flatten)]
-    node: NodeArgs,
+    cluster: ClusterArgs,
     /// Also replay this capture on the node: which rules does no packet hit, which packets are too large?
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -39,11 +37,10 @@ enum Form {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
-        let snapshot = self.snapshot.load()?;
-        let config = self.node.resolve_or_first(&snapshot)?;
+        let (snapshot, config) = self.cluster.load_or_first()?;
         let mut findings = lint(&snapshot, &World::new(&snapshot, &config).map_err(Refused)?);
         if let Some(pcap) = &self.pcap {
-            let config = self.node.resolve(&snapshot)?;
+            let config = self.cluster.node.resolve(&snapshot)?;
             let state = compile_for(&snapshot, &config)?;
             let mut node = SimNode::new(&state, config, self.replay.seed)?;
             findings.extend(packets::lint(&snapshot, &mut node, pcap, &self.replay.port_of).with_context(|| pcap.display().to_string())?);

@@ -13,7 +13,7 @@ use weir_dataplane::flows::{Flow, Namer};
 use weir_dataplane::io::PortId;
 use weir_dataplane::runtime::Runtime;
 
-use super::common::{NodeArgs, ReplayArgs, SnapshotArgs, compile_for};
+use super::common::{ClusterArgs, ReplayArgs, compile_for};
 use super::{Answer, Refused};
 use crate::observe::record::{Recorder, Seen};
 use crate::sim::flows::{FlowRow, Flows};
@@ -27,9 +27,7 @@ use crate::sim::table::Table;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    snapshot: SnapshotArgs,
-    #[command(flatten)]
-    node: NodeArgs,
+    cluster: ClusterArgs,
     /// The capture: pcap or pcapng, also gzipped; - is stdin
     #[arg(long, value_name = "FILE")]
     pcap: PathBuf,
@@ -65,8 +63,7 @@ enum Per {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
-        let snapshot = self.snapshot.load()?;
-        let config = self.node.resolve(&snapshot)?;
+        let (snapshot, config) = self.cluster.load()?;
         let state = compile_for(&snapshot, &config)?;
         let mut node = SimNode::new(&state, config, self.replay.seed).context("cannot make the node's tables")?;
         let port_of = replay::port_of(&node, &self.replay.port_of).map_err(anyhow::Error::msg)?;

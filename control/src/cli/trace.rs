@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use weir_dataplane::model::{Family, proto};
 
 use super::Answer;
-use super::common::{NodeArgs, Output, SnapshotArgs, print_data};
+use super::common::{ClusterArgs, Output, print_data};
 use crate::sim::place::Place;
 use crate::sim::trace::{Question, trace};
 
@@ -14,11 +14,9 @@ use crate::sim::trace::{Question, trace};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    snapshot: SnapshotArgs,
+    cluster: ClusterArgs,
     #[command(flatten)]
     connection: Connection,
-    #[command(flatten)]
-    node: NodeArgs,
     /// Output form
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -68,8 +66,7 @@ enum FamilyArg {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
-        let snapshot = self.snapshot.load()?;
-        let config = self.node.resolve_or_first(&snapshot)?;
+        let (snapshot, config) = self.cluster.load_or_first()?;
         let answer = trace(&snapshot, &config, &self.connection.question()).map_err(anyhow::Error::msg)?;
         match self.output {
             Output::Text | Output::Wide => io::stdout().write_all(answer.text().as_bytes())?,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 
 use super::Answer;
-use super::common::{NodeArgs, SnapshotArgs};
+use super::common::ClusterArgs;
 use super::trace::Connection;
 use crate::why::why;
 
@@ -13,11 +13,9 @@ use crate::why::why;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    snapshot: SnapshotArgs,
+    cluster: ClusterArgs,
     #[command(flatten)]
     connection: Connection,
-    #[command(flatten)]
-    node: NodeArgs,
     /// Output form
     #[arg(short, long, value_enum, default_value = "text")]
     output: Form,
@@ -35,8 +33,7 @@ enum Form {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
-        let snapshot = self.snapshot.load()?;
-        let config = self.node.resolve_or_first(&snapshot)?;
+        let (snapshot, config) = self.cluster.load_or_first()?;
         let answer = why(&snapshot, &config, &self.connection.question()).map_err(anyhow::Error::msg)?;
         let mut out = io::stdout().lock();
         match self.output {
