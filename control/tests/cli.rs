@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// The scenario whose files the tests misuse.
 fn scenario() -> PathBuf {
@@ -49,6 +49,38 @@ fn wrong_usage_is_2_and_says_what_is_missing() {
     refused(&weir(&["frobnicate"]), 2, "frobnicate");
     assert_eq!(weir(&["--help"]).status.code(), Some(0));
     assert_eq!(weir(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_matrix_says_the_same_as_json_and_as_csv_and_whoever_reads_may_go_early() {
+    let shop = weir_fixtures::root().join("clusters/shop");
+    let ask = |form: &str| weir(&["matrix", "-f", shop.to_str().unwrap(), "-o", form]);
+    let matrix: serde_json::Value = serde_json::from_slice(&ask("json").stdout).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let list = |value: &serde_json::Value| value.as_array().unwrap().clone();
+    let members = |class: &serde_json::Value| list(&matrix["classes"][class.as_u64().unwrap() as usize]["members"]);
+    let mut expected = vec!["from,to,family,protocol,first_port,last_port,verdict,passes,why".to_owned()];
+    for cell in list(&matrix["cells"]) {
+        let ends = [&cell["from"], &cell["to"]].map(|class| members(class).iter().map(text).collect::<Vec<_>>().join(" "));
+        let family = &matrix["classes"][cell["from"].as_u64().unwrap() as usize]["family"];
+        for traffic in list(&cell["traffic"]) {
+            for ports in list(&traffic["ports"]) {
+                let [from, to] = &ends;
+                let (family, protocol, verdict) = (text(family), text(&ports["proto"]), text(&traffic["verdict"]));
+                let (first, last, passes, why) = (&ports["first"], &ports["last"], &traffic["passes"], text(&traffic["why"]));
+                expected.push(format!("\"{from}\",\"{to}\",{family},{protocol},{first},{last},{verdict},{passes},\"{why}\""));
+            }
+        }
+    }
+    assert!(expected.len() > 100, "{}", expected.len());
+    assert_eq!(stdout(&ask("csv")).split_terminator("\r\n").collect::<Vec<_>>(), expected);
+
+    for form in ["json", "csv"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        let mut child = command.args(["matrix", "-f", shop.to_str().unwrap(), "-o", form]).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{form}");
+    }
 }
 
 #[test]

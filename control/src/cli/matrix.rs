@@ -1,10 +1,10 @@
 //! `weir matrix`: who can reach whom?
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use clap::ValueEnum;
 
-use super::common::{NodeArgs, SnapshotArgs, table};
+use super::common::{ClusterArgs, table};
 use super::{Answer, Refused};
 use crate::matrix::{matrix, page};
 use crate::sim::reach::World;
@@ -13,9 +13,7 @@ use crate::sim::reach::World;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    snapshot: SnapshotArgs,
-    #[command(flatten)]
-    node: NodeArgs,
+    cluster: ClusterArgs,
     /// Output form
     #[arg(short, long, value_enum, default_value = "text")]
     output: Form,
@@ -37,18 +35,22 @@ enum Form {
 
 impl Args {
     pub(super) fn run(&self) -> anyhow::Result<Answer> {
-        let snapshot = self.snapshot.load()?;
-        let config = self.node.resolve_or_first(&snapshot)?;
+        let (snapshot, config) = self.cluster.load_or_first()?;
         let world = World::new(&snapshot, &config).map_err(Refused)?;
         let matrix = matrix(&world);
-        let text = match self.output {
-            Form::Text => matrix.text(),
-            Form::Wide => table(&["FROM", "TO", "TRAFFIC", "VERDICT", "WHY"], matrix.rows()),
-            Form::Json => serde_json::to_string_pretty(&matrix)? + "\n",
-            Form::Csv => matrix.csv(),
-            Form::Html => page(&matrix)?,
-        };
-        io::stdout().lock().write_all(text.as_bytes())?;
+        let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        match self.output {
+            Form::Text => out.write_all(matrix.text().as_bytes())?,
+            Form::Wide => out.write_all(table(&["FROM", "TO", "TRAFFIC", "VERDICT", "WHY"], matrix.rows()).as_bytes())?,
+            // Of a large cluster these two are gigabytes: cell by cell.
+            Form::Json => {
+                serde_json::to_writer_pretty(&mut out, &matrix).map_err(io::Error::from)?;
+                writeln!(out)?;
+            }
+            Form::Csv => matrix.csv(&mut out)?,
+            Form::Html => out.write_all(page(&matrix)?.as_bytes())?,
+        }
+        out.flush()?;
         Ok(Answer::Yes)
     }
 }

@@ -9,6 +9,7 @@ mod page;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use weir_dataplane::model::Family;
@@ -311,10 +312,13 @@ impl Matrix<'_> {
         rows
     }
 
-    /// Comma-separated values (RFC 4180), a line for each class pair, protocol and range of ports.
-    pub fn csv(&self) -> String {
+    /// Writes comma-separated values (RFC 4180), a line for each class pair, protocol and range of ports.
+    ///
+    /// # Errors
+    /// Where `out` takes no more.
+    pub fn csv(&self, out: &mut impl io::Write) -> io::Result<()> {
         let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
-        let mut out = String::from("from,to,family,protocol,first_port,last_port,verdict,passes,why\r\n");
+        out.write_all(b"from,to,family,protocol,first_port,last_port,verdict,passes,why\r\n")?;
         for cell in &self.cells {
             let (from, to) = (&self.classes[cell.from], &self.classes[cell.to]);
             let family = if from.family == Family::V4 { "ipv4" } else { "ipv6" };
@@ -323,11 +327,11 @@ impl Matrix<'_> {
                     let ends = format!("{},{}", quoted(&from.members.join(" ")), quoted(&to.members.join(" ")));
                     let Ports { proto, first, last } = ports;
                     let (verdict, passes) = (traffic.verdict, traffic.passes);
-                    out.push_str(&format!("{ends},{family},{proto},{first},{last},{verdict},{passes},{}\r\n", quoted(&traffic.why)));
+                    write!(out, "{ends},{family},{proto},{first},{last},{verdict},{passes},{}\r\n", quoted(&traffic.why))?;
                 }
             }
         }
-        out
+        Ok(())
     }
 }
 
