@@ -1,6 +1,7 @@
 //! Whole frames from a [`Tuple`], with right lengths and checksums: what a trace follows and what tests send.
 
 use crate::conntrack::Tuple;
+use crate::conntrack::sctp::chunk;
 use crate::model::{MacAddr, proto};
 use crate::wire::{checksum, chunk_mut, ethernet, icmp, icmpv6, ipv4, ipv6, sctp, tcp, udp};
 
@@ -29,9 +30,14 @@ pub struct Craft {
     pub payload: Vec<u8>,
 }
 
+/// The chunk that alone opens an SCTP association: its own length, a tag, a window, one stream each way, a sequence number (RFC 9260
+/// §3.3.2).
+const INIT: [u8; 20] = [chunk::INIT, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
+
 impl Craft {
-    /// The first packet of a flow: a SYN, an echo request, or an empty packet.
+    /// The first packet of a flow: a SYN, an INIT, an echo request, or an empty packet.
     pub fn new(tuple: Tuple) -> Self {
+        let is_sctp = tuple.proto == proto::SCTP;
         Self {
             tuple,
             src_mac: MacAddr([2, 0, 0, 0, 0, 1]),
@@ -43,7 +49,7 @@ impl Craft {
             // That of an answer to the first packet.
             ack: 2,
             echo_reply: false,
-            payload: Vec::new(),
+            payload: if is_sctp { INIT.into() } else { Vec::new() },
         }
     }
 

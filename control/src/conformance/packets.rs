@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use weir_dataplane::conntrack::{ConnTable, FlowState, TableConfig, Tuple, sctp};
+use weir_dataplane::conntrack::{ConnTable, FlowState, TableConfig, Tuple};
 use weir_dataplane::craft::Craft;
 use weir_dataplane::events::{CtState, Event, Observer, Trail};
 use weir_dataplane::io::mem::MemIo;
@@ -285,10 +285,9 @@ impl Bench {
                 craft.ack = INITIAL_SEQUENCE.wrapping_add(part.ack);
                 craft.payload = vec![0; part.len];
             }
-            if kind == PacketProto::Sctp {
-                // Cases know no chunks: what is new opens, and all else is data (RFC 9260 §3.2).
-                let is_known = self.conns.lookup(self.conns.hash(&tuple), &tuple).is_some();
-                craft.payload = vec![if is_known { 0 } else { sctp::chunk::INIT }, 0, 0, 4];
+            // Cases know no chunks: what is new opens, and all else is data (RFC 9260 §3.2).
+            if kind == PacketProto::Sctp && self.conns.lookup(self.conns.hash(&tuple), &tuple).is_some() {
+                craft.payload = vec![0, 0, 0, 4];
             }
             return Ok((craft.frame(), tuple));
         };

@@ -114,12 +114,7 @@ fn run(court: &Court, node: usize, arrivals: &[Arrival], seed: u64) -> Tally {
 impl Arrival {
     pub(crate) fn frame(&self) -> Vec<u8> {
         let (src, dst) = (self.from.into(), self.to.ip().into());
-        let mut craft = Craft::new(Tuple { src, dst, sport: self.sport, dport: self.to.port(), proto: self.protocol.number() });
-        if self.protocol == Protocol::Sctp {
-            // INIT, which alone opens an association (RFC 9260 §3.3.2).
-            craft.payload = vec![1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
-        }
-        craft.frame()
+        Craft::new(Tuple { src, dst, sport: self.sport, dport: self.to.port(), proto: self.protocol.number() }).frame()
     }
 }
 
