@@ -46,7 +46,9 @@ impl World {
             let Some((node, false)) = self.homes.get(&pod) else { return None };
             // Only its own node is more to a pod than others.
             let own = self.homes.get(&peer) == Some(&(*node, true));
-            let tables = if own { self.node(*node) } else { self.nodes[*node].get().unwrap_or(&self.everywhere) };
+            // A node that only pods mention has tables without any pod.
+            let made = self.nodes[*node].get().filter(|tables| !tables.state.endpoints.is_empty());
+            let tables = if own { self.node(*node) } else { made.unwrap_or(&self.everywhere) };
             let endpoint = *self.pods.get(&pod)?;
             let query = Query { pod: endpoint, direction, peer, protocol: flow.proto, port, via_service };
             let asked = (endpoint, direction, peer, flow.proto, port, via_service);

@@ -106,6 +106,25 @@ fn one<T: Clone>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.usize(..of.len())].clone()
 }
 
+#[test]
+fn a_pod_whose_node_no_object_tells_of_is_explained_all_the_same() {
+    let (_, _, world) = world(
+        "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}\nspec: {podCIDRs: [10.244.0.0/24]}\nstatus: {addresses: [{type: InternalIP, \
+         address: 10.0.0.10}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {namespace: x, name: a, labels: {app: a}}\nspec: {nodeName: gone, \
+         containers: []}\nstatus: {podIPs: [{ip: 10.244.9.1}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {namespace: x, name: b}\nspec: \
+         {nodeName: node-a, containers: []}\nstatus: {podIPs: [{ip: 10.244.0.1}]}\n---\napiVersion: networking.k8s.io/v1\nkind: \
+         NetworkPolicy\nmetadata: {namespace: x, name: closed}\nspec: {podSelector: {matchLabels: {app: a}}, policyTypes: [Ingress, Egress]}\n",
+    );
+    let (away, here) = (Ip::v4(0x0af4_0901), Ip::v4(0x0af4_0001));
+    for (src, dst, side) in [(away, here, "egress"), (here, away, "ingress")] {
+        let flow = Flow { src, dst, proto: proto::TCP, port: 80 };
+        let outcome = world.reach(&flow);
+        let [egress, ingress] = world.sides(&flow, outcome.ends.first().unwrap(), false);
+        let judged = if side == "egress" { egress } else { ingress }.unwrap().explained;
+        assert_eq!((judged.allowed, &*judged.isolated_by[0].name), (false, "closed"), "{side}");
+    }
+}
+
 /// The ends that `trace` finds with several seeds.
 pub(crate) fn traced(tracer: &mut Tracer<'_>, from: &Place, to: &Place, world: usize, port: u16) -> BTreeSet<End> {
     let address = |place: &Place| crate::sim::place::Place::Address(place.addresses[world].unwrap().to_std());
