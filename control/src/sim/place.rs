@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use weir_dataplane::model::NodeState;
 
+use crate::source::syntax;
+
 /// One end of a made-up connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -39,9 +41,9 @@ impl std::str::FromStr for Place {
             ["svc" | "service", namespace, name] => Ok(Self::Service { namespace: namespace.into(), name: name.into() }),
             ["node", name] => Ok(Self::Node(name.into())),
             ["pod", namespace, name] | [namespace, name] => Ok(Self::Pod { namespace: namespace.into(), name: name.into() }),
-            [address] => match address.trim_start_matches('[').trim_end_matches(']').parse() {
+            [address] => match syntax::address(address.trim_start_matches('[').trim_end_matches(']')) {
                 Ok(address) => Ok(Self::Address(address)),
-                Err(_) => Err(format!("{text:?} is no address; {FORMS}")),
+                Err(why) => Err(format!("{why}; {FORMS}")),
             },
             _ => Err(format!("{text:?} is no place; {FORMS}")),
         }

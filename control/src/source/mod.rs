@@ -12,7 +12,7 @@ pub mod objects;
 mod read;
 mod selector;
 mod snapshot;
-mod syntax;
+pub(crate) mod syntax;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -77,7 +77,7 @@ pub(super) fn port_name(text: &str) -> Result<String, String> {
 }
 
 /// Reads an address as Kubernetes does: leading zeros in IPv4 are decimal, as old API servers accepted them.
-pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let wrong = || format!("{text:?} is no IP address");
     let address = match text.parse::<IpAddr>() {
         Ok(address) => address,
