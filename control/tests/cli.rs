@@ -46,6 +46,8 @@ fn wrong_usage_is_2_and_says_what_is_missing() {
     assert_eq!(weir(&[]).status.code(), Some(2));
     refused(&weir(&["replay"]), 2, "--pcap");
     refused(&weir(&["trace", "-f", "-", "--from", "nobody", "--to", "a/b"]), 2, "a place is namespace/pod");
+    // Our tables would take it for the IPv4 address.
+    refused(&weir(&["trace", "-f", "-", "--from", "::ffff:10.0.0.1", "--to", "a/b"]), 2, "an IPv4 address in IPv6 form");
     refused(&weir(&["frobnicate"]), 2, "frobnicate");
     assert_eq!(weir(&["--help"]).status.code(), Some(0));
     assert_eq!(weir(&["--version"]).status.code(), Some(0));
@@ -123,6 +125,13 @@ fn what_can_be_read_of_a_damaged_capture_is_shown() {
     lying[24 + 8..24 + 12].copy_from_slice(&u32::MAX.to_le_bytes());
     fs::write(&path, &lying).unwrap();
     refused(&replay(&path, &[]), 1, "corrupt at record 1 (byte 24)");
+
+    // A gzip stream that ends early, told once.
+    fs::write(&path, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]).unwrap();
+    let snapshot = scenario().join("snapshot.yaml");
+    let lint = weir(&["lint", "-f", snapshot.to_str().unwrap(), "--node", "node-a", "--pcap", path.to_str().unwrap()]);
+    refused(&lint, 2, "the gzip stream is cut short");
+    assert_eq!(stderr(&lint).matches("cut short").count(), 1, "{}", stderr(&lint));
 }
 
 #[test]
@@ -178,6 +187,16 @@ fn a_daemon_that_is_not_there_is_told_in_one_message() {
     let socket = socket.to_str().unwrap();
     for command in ["status", "conntrack", "services", "policies"] {
         refused(&weir(&[command, "--socket", socket]), 2, "there is no such socket");
+    }
+}
+
+#[test]
+fn a_trace_opens_a_connection_of_each_protocol() {
+    let shop = weir_fixtures::root().join("clusters/shop");
+    for protocol in ["tcp", "udp", "sctp", "icmp"] {
+        let more = ["--from", "shop/web-0", "--to", "shop/frontend", "--proto", protocol];
+        let output = weir(&[&["trace", "-f", shop.to_str().unwrap()], &more[..]].concat());
+        assert!(stdout(&output).contains(" conntrack new\n") && stdout(&output).ends_with("Verdict: forward\n"), "{}", stdout(&output));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use clap::ValueEnum;
 
 use super::common::{ClusterArgs, ReplayArgs, compile_for};
@@ -43,7 +43,9 @@ impl Args {
             let config = self.cluster.node.resolve(&snapshot)?;
             let state = compile_for(&snapshot, &config)?;
             let mut node = SimNode::new(&state, config, self.replay.seed)?;
-            findings.extend(packets::lint(&snapshot, &mut node, pcap, &self.replay.port_of).with_context(|| pcap.display().to_string())?);
+            findings.extend(
+                packets::lint(&snapshot, &mut node, pcap, &self.replay.port_of).map_err(|error| anyhow!("{}: {error}", pcap.display()))?,
+            );
         }
         let mut out = io::stdout().lock();
         match self.output {
