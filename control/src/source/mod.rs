@@ -182,7 +182,14 @@ impl Loader {
             if !matches!(items.value, Value::List(_)) {
                 self.faults.push(source.fault(items.at, "items", format!("must be a list, not {}", items.kind())));
             }
-            return decode_all(source, items.list(), implied).into_iter().for_each(|decoded| self.item(decoded));
+            for (item, decoded) in items.list().iter().zip(decode_all(source, items.list(), implied)) {
+                match decoded {
+                    // A list in a list is one list, as for kubectl.
+                    Ok(Decoded::Foreign(_)) if item.field("items").is_some() => self.object(source, item, None),
+                    decoded => self.item(decoded),
+                }
+            }
+            return;
         }
         self.item(decode::decode_as(source, node, implied));
     }

@@ -359,7 +359,7 @@ fn files_folders_lists_and_compressed_files_load() {
     let folder = tempfile::tempdir().unwrap();
     let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
     std::fs::create_dir(folder.path().join("inner")).unwrap();
-    put("a.yaml", b"apiVersion: v1\nkind: List\nmetadata: {resourceVersion: ''}\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: a, managedFields: [{x: 1}], creationTimestamp: null}, spec: {}, status: {}}\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}\n");
+    put("a.yaml", b"apiVersion: v1\nkind: List\nmetadata: {resourceVersion: ''}\nitems:\n- apiVersion: v1\n  kind: List\n  items:\n  - {apiVersion: v1, kind: Pod, metadata: {name: a, managedFields: [{x: 1}], creationTimestamp: null}, spec: {}, status: {}}\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}\n");
     put(
         "inner/b.json",
         b"{\"kind\": \"PodList\", \"apiVersion\": \"v1\", \"metadata\": {}, \"items\": [{\"metadata\": {\"name\": \"b\"}, \"spec\": {}}]}",
