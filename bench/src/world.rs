@@ -152,20 +152,13 @@ fn service_port(index: u32, protocol: Protocol, family: Family) -> Service {
     Service {
         namespace: "bench".into(),
         name: format!("service-{index:05}"),
-        port_name: String::new(),
         protocol,
         family,
         frontends: vec![Frontend { address: in_family(family, service(index)), port: SERVICE_PORT, kind: FrontendKind::ClusterIp }],
         backends: (0..backends).map(backend).collect(),
         cluster: (0..backends).collect(),
-        local: Vec::new(),
         any_usable: true,
-        internal_local: false,
-        external_local: false,
-        affinity_timeout_secs: None,
-        source_ranges: Vec::new(),
-        health_check_port: None,
-        local_ready: 0,
+        ..Service::default()
     }
 }
 

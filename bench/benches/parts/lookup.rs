@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use weir_bench::world;
 use weir_dataplane::conntrack::Tuple;
-use weir_dataplane::model::{self, Direction, Family, Frontend, FrontendKind, Ip, NodeConfig, NodeState, Protocol, Scheduler, proto};
+use weir_dataplane::model::{self, Direction, Family, Frontend, FrontendKind, Ip, NodeConfig, NodeState, Scheduler, proto};
 use weir_dataplane::service::{Affinity, Origin, Selection, Services};
 use weir_dataplane::tables::Ranges;
 
@@ -62,9 +62,6 @@ fn services(count: u32, backends: u32) -> NodeState {
     let service = |index: u32| model::Service {
         namespace: "bench".into(),
         name: format!("service-{index:05}"),
-        port_name: String::new(),
-        protocol: Protocol::Tcp,
-        family: Family::V4,
         frontends: vec![Frontend { address: frontend(index).into(), port: PORT, kind: FrontendKind::ClusterIp }],
         backends: (0..backends)
             .map(|n| model::Backend {
@@ -75,14 +72,8 @@ fn services(count: u32, backends: u32) -> NodeState {
             })
             .collect(),
         cluster: (0..backends).collect(),
-        local: Vec::new(),
         any_usable: true,
-        internal_local: false,
-        external_local: false,
-        affinity_timeout_secs: None,
-        source_ranges: Vec::new(),
-        health_check_port: None,
-        local_ready: 0,
+        ..model::Service::default()
     };
     NodeState { services: (0..count).map(|index| Arc::new(service(index))).collect(), ..NodeState::default() }
 }

@@ -142,6 +142,15 @@ pub(super) fn compile_for(snapshot: &Snapshot, config: &NodeConfig) -> anyhow::R
     compile::compile(snapshot, &config.node, config).map_err(|error| Refused(error.to_string()).into())
 }
 
+/// Output forms of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Report {
+    /// For people
+    Text,
+    /// JSON
+    Json,
+}
+
 /// Where the daemon listens, and how long to wait for it.
 #[derive(Debug, clap::Args)]
 pub(super) struct DaemonArgs {
@@ -285,19 +294,6 @@ pub(super) fn age(secs: u64) -> String {
         _ if secs < 2 * YEAR => format!("{}d", secs / DAY),
         _ if secs < 8 * YEAR => two(YEAR, "y", DAY, "d"),
         _ => format!("{}y", secs / YEAR),
-    }
-}
-
-/// The name of an IP protocol, as conntrack-tools write it; its number where it has none.
-pub(super) fn protocol_name(number: u8) -> String {
-    use weir_dataplane::model::proto;
-    match number {
-        proto::ICMP => "icmp".into(),
-        proto::TCP => "tcp".into(),
-        proto::UDP => "udp".into(),
-        proto::ICMPV6 => "icmpv6".into(),
-        proto::SCTP => "sctp".into(),
-        other => other.to_string(),
     }
 }
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use weir_dataplane::admin::figures::{Connection, ConnectionSide};
 use weir_dataplane::model::{NodeState, Service, proto};
 
-use super::common::{endpoint, protocol_name};
+use super::common::endpoint;
+use crate::sim::row::protocol;
 
 /// Which connections; what is given must all hold.
 #[derive(Debug, clap::Args)]
@@ -48,7 +49,7 @@ impl ConnectionFilter {
         let Connection { original, reply, .. } = connection;
         let ends = [(original.src, original.sport), (original.dst, original.dport), (reply.src, reply.sport), (reply.dst, reply.dport)];
         let within = |range: &Option<IpNet>, address: &IpAddr| range.is_none_or(|range| range.contains(address));
-        let proto = protocol_name(connection.protocol);
+        let proto = protocol(connection.protocol);
         self.proto.as_ref().is_none_or(|p| p.eq_ignore_ascii_case(&proto) || *p == connection.protocol.to_string())
             && within(&self.src, &original.src)
             && within(&self.dst, &original.dst)

@@ -6,8 +6,9 @@ use weir_dataplane::admin::figures::{Connection, ConnectionSide};
 use weir_dataplane::model::{NodeState, proto};
 
 use super::Answer;
-use super::common::{AskArgs, Listing, Output, age, protocol_name};
+use super::common::{AskArgs, Listing, Output, age};
 use super::connections::{ConnectionFilter, Names, end, sort, state};
+use crate::sim::row::protocol as protocol_name;
 
 /// Arguments of `weir conntrack`.
 #[derive(Debug, clap::Args)]
@@ -72,7 +73,7 @@ fn cells(connection: &Connection, names: &Names<'_>) -> Vec<String> {
     let Connection { protocol, original, reply, .. } = connection;
     let or_none = |name: Option<String>| name.unwrap_or_else(|| "<none>".into());
     vec![
-        protocol_name(*protocol),
+        protocol_name(*protocol).into_owned(),
         end(*protocol, original.src, original.sport),
         end(*protocol, original.dst, original.dport),
         end(*protocol, reply.src, reply.sport),

@@ -3,10 +3,9 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use weir_dataplane::model::Family;
 
-use super::common::{NodeArgs, ReplayArgs, load_paths, table};
+use super::common::{NodeArgs, ReplayArgs, Report, load_paths, table};
 use super::{Answer, Refused};
 use crate::diff::{Case, Change, Diff, FlowChange, PacketChange, ReplayError, Replayed, compare, replayed};
 use crate::sim::reach::{Held, Nodes, World};
@@ -29,15 +28,7 @@ pub(super) struct Args {
     replay: ReplayArgs,
     /// Output form
     #[arg(short, long, value_enum, default_value = "text")]
-    output: Form,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// For people
-    Text,
-    /// JSON
-    Json,
+    output: Report,
 }
 
 /// Packets that are shown one by one; all are counted.
@@ -66,8 +57,8 @@ impl Args {
         };
         let mut out = io::stdout().lock();
         match self.output {
-            Form::Text => out.write_all(text.as_bytes())?,
-            Form::Json => writeln!(out, "{json}")?,
+            Report::Text => out.write_all(text.as_bytes())?,
+            Report::Json => writeln!(out, "{json}")?,
         }
         Ok(if same { Answer::Yes } else { Answer::No })
     }

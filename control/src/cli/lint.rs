@@ -4,9 +4,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use clap::ValueEnum;
 
-use super::common::{ClusterArgs, ReplayArgs, compile_for};
+use super::common::{ClusterArgs, ReplayArgs, Report, compile_for};
 use super::{Answer, Refused};
 use crate::lint::{lint, packets};
 use crate::sim::node::SimNode;
@@ -24,15 +23,7 @@ pub(super) struct Args {
     replay: ReplayArgs,
     /// Output form
     #[arg(short, long, value_enum, default_value = "text")]
-    output: Form,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// For people
-    Text,
-    /// JSON
-    Json,
+    output: Report,
 }
 
 impl Args {
@@ -49,8 +40,8 @@ impl Args {
         }
         let mut out = io::stdout().lock();
         match self.output {
-            Form::Text => findings.iter().try_for_each(|finding| out.write_all(finding.text().as_bytes()))?,
-            Form::Json => writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?,
+            Report::Text => findings.iter().try_for_each(|finding| out.write_all(finding.text().as_bytes()))?,
+            Report::Json => writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?,
         }
         Ok(if findings.is_empty() { Answer::Yes } else { Answer::No })
     }

@@ -4,8 +4,9 @@ use serde::Serialize;
 use weir_dataplane::admin::figures::Connection;
 
 use super::Answer;
-use super::common::{AskArgs, Listing, age, protocol_name};
+use super::common::{AskArgs, Listing, age};
 use super::connections::{ConnectionFilter, Names, ServiceName, end, sort, state};
+use crate::sim::row::protocol as protocol_name;
 
 /// Arguments of `weir nat`.
 #[derive(Debug, clap::Args)]
@@ -116,7 +117,7 @@ fn row(connection: &Connection, names: &Names<'_>) -> Row {
     let Connection { protocol, original, reply, .. } = connection;
     let ends = |src, sport, dst, dport| Ends { src: end(*protocol, src, sport), dst: end(*protocol, dst, dport) };
     Row {
-        protocol: protocol_name(*protocol),
+        protocol: protocol_name(*protocol).into_owned(),
         original: ends(original.src, original.sport, original.dst, original.dport),
         translated: ends(reply.dst, reply.dport, reply.src, reply.sport),
         service: names.service(*protocol, original),
@@ -135,7 +136,7 @@ fn row(connection: &Connection, names: &Names<'_>) -> Row {
 mod tests {
     use std::sync::Arc;
 
-    use weir_dataplane::model::{Endpoint, Family, Frontend, FrontendKind, NodeState, Protocol, Service};
+    use weir_dataplane::model::{Endpoint, Frontend, FrontendKind, NodeState, Service};
 
     use super::super::connections::through_a_service;
     use super::*;
@@ -153,19 +154,9 @@ mod tests {
             namespace: "shop".into(),
             name: "web".into(),
             port_name: "http".into(),
-            protocol: Protocol::Tcp,
-            family: Family::V4,
             frontends: vec![Frontend { address: "10.96.0.10".parse().unwrap(), port: 80, kind: FrontendKind::ClusterIp }],
-            backends: Vec::new(),
-            cluster: Vec::new(),
-            local: Vec::new(),
             any_usable: true,
-            internal_local: false,
-            external_local: false,
-            affinity_timeout_secs: None,
-            source_ranges: Vec::new(),
-            health_check_port: None,
-            local_ready: 0,
+            ..Service::default()
         };
         let endpoints = vec![pod("client", "10.244.1.5"), pod("web-0", "10.244.2.7")];
         NodeState { endpoints: endpoints.into(), services: vec![Arc::new(service)], ..NodeState::default() }

@@ -286,26 +286,17 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
-    use crate::model::{Family, Protocol};
+    use crate::model::Family;
 
     fn service(name: &str, family: Family, port: u16, local_ready: u32) -> Arc<crate::model::Service> {
         Arc::new(crate::model::Service {
             namespace: "shop".into(),
             name: name.into(),
-            port_name: String::new(),
-            protocol: Protocol::Tcp,
             family,
-            frontends: Vec::new(),
-            backends: Vec::new(),
-            cluster: Vec::new(),
-            local: Vec::new(),
-            any_usable: false,
-            internal_local: false,
             external_local: true,
-            affinity_timeout_secs: None,
-            source_ranges: Vec::new(),
             health_check_port: Some(port),
             local_ready,
+            ..crate::model::Service::default()
         })
     }
 

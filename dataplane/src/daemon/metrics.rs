@@ -91,27 +91,10 @@ mod tests {
 
     use super::*;
     use crate::admin::figures::{ConnectionCounts, FrameCounts, KernelCounts, PacketCounts, SystemCallCounts, WorkerStatus};
-    use crate::model::{Family, Protocol, Service};
+    use crate::model::Service;
 
     fn port_of(name: &str, port: u16, any_usable: bool) -> Arc<Service> {
-        Arc::new(Service {
-            namespace: "shop".into(),
-            name: name.into(),
-            port_name: port.to_string(),
-            protocol: Protocol::Tcp,
-            family: Family::V4,
-            frontends: Vec::new(),
-            backends: Vec::new(),
-            cluster: Vec::new(),
-            local: Vec::new(),
-            any_usable,
-            internal_local: false,
-            external_local: false,
-            affinity_timeout_secs: None,
-            source_ranges: Vec::new(),
-            health_check_port: None,
-            local_ready: 0,
-        })
+        Arc::new(Service { namespace: "shop".into(), name: name.into(), port_name: port.to_string(), any_usable, ..Service::default() })
     }
 
     #[test]

@@ -153,7 +153,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Family, Frontend, Node, Protocol};
+    use crate::model::{Frontend, Node};
 
     #[test]
     fn a_node_port_among_those_of_masquerading_is_refused_e2_28() {
@@ -161,24 +161,7 @@ mod tests {
         config.masquerade.ports = (20_000, 29_999);
         let service = |kind, port, health_check_port| {
             let frontends = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|address| Frontend { address: address.into(), port, kind });
-            Service {
-                namespace: "shop".into(),
-                name: "web".into(),
-                port_name: String::new(),
-                protocol: Protocol::Tcp,
-                family: Family::V4,
-                frontends: frontends.into(),
-                backends: Vec::new(),
-                cluster: Vec::new(),
-                local: Vec::new(),
-                any_usable: false,
-                internal_local: false,
-                external_local: false,
-                affinity_timeout_secs: None,
-                source_ranges: Vec::new(),
-                health_check_port,
-                local_ready: 0,
-            }
+            Service { namespace: "shop".into(), name: "web".into(), frontends: frontends.into(), health_check_port, ..Service::default() }
         };
         let said = |service| {
             let nodes = vec![Node { name: "a".into(), ..Node::default() }];

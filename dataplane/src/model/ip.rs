@@ -73,10 +73,11 @@ impl fmt::Debug for Ip {
 }
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     /// IPv4.
+    #[default]
     #[serde(rename = "ipv4")]
     V4,
     /// IPv6.
@@ -84,11 +85,12 @@ pub enum Family {
     V6,
 }
 
-/// A transport protocol that Kubernetes objects can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// A transport protocol that Kubernetes objects can name; TCP where they name none (E0.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// TCP, protocol 6.
+    #[default]
     Tcp,
     /// UDP, protocol 17.
     Udp,

@@ -10,8 +10,8 @@ use super::{Family, Protocol};
 /// Index into `NodeState::services`.
 pub type ServiceIndex = u32;
 
-/// One port of one Service in one family.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One port of one Service in one family. The default one is reached nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// `metadata.namespace`.
     pub namespace: String,

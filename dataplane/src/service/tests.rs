@@ -1,7 +1,7 @@
 //! Who gets which endpoints, and who is masqueraded (E2.15 to E2.35).
 
 use super::*;
-use crate::model::{Backend as Endpoint, Family, Frontend, Protocol, Service};
+use crate::model::{Backend as Endpoint, Frontend, Service};
 
 const POD: Origin = Origin::Pod;
 const NODE: Origin = Origin::Node { detector: true };
@@ -21,9 +21,6 @@ fn service(endpoints: u8) -> Service {
     Service {
         namespace: "ns".into(),
         name: "svc".into(),
-        port_name: String::new(),
-        protocol: Protocol::Tcp,
-        family: Family::V4,
         frontends: vec![
             frontend(CLUSTER_IP, 80, FrontendKind::ClusterIp),
             frontend(NODE_IP, 3001, FrontendKind::NodePort),
@@ -33,12 +30,7 @@ fn service(endpoints: u8) -> Service {
         cluster: (0..u32::from(endpoints)).collect(),
         local: (0..u32::from(endpoints.min(1))).collect(),
         any_usable: endpoints > 0,
-        internal_local: false,
-        external_local: false,
-        affinity_timeout_secs: None,
-        source_ranges: Vec::new(),
-        health_check_port: None,
-        local_ready: 0,
+        ..Service::default()
     }
 }
 

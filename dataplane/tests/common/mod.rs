@@ -100,7 +100,6 @@ pub fn add_service(state: &mut NodeState, name: &str, protocol: Protocol, fronte
     let service = Service {
         namespace: "shop".into(),
         name: name.into(),
-        port_name: String::new(),
         protocol,
         family: frontends.first().map_or(Family::V4, |f| Ip::from(f.address).family()),
         frontends,
@@ -108,12 +107,7 @@ pub fn add_service(state: &mut NodeState, name: &str, protocol: Protocol, fronte
         cluster: all.collect(),
         any_usable: !backends.is_empty(),
         backends,
-        internal_local: false,
-        external_local: false,
-        affinity_timeout_secs: None,
-        source_ranges: Vec::new(),
-        health_check_port: None,
-        local_ready: 0,
+        ..Service::default()
     };
     state.services.push(service.into());
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use weir_dataplane::admin::figures::{Connection, Runtime, Status};
 use weir_dataplane::verdict::DropReason;
 
-use super::super::common::{age, protocol_name, table};
+use super::super::common::{age, table};
 use super::super::connections::{Names, end, state};
 use super::super::runtime::{since, worker_report};
+use crate::sim::row::protocol;
 
 /// One reading of the daemon.
 #[derive(Clone, Debug, Default)]
@@ -185,7 +186,7 @@ fn flows(now: &Reading, before: &Reading, names: &Names<'_>) -> Pane {
         let asked = names.service(connection.protocol, &connection.original);
         (packets > old_packets).then(|| {
             vec![
-                Cell::Text(protocol_name(connection.protocol)),
+                Cell::Text(protocol(connection.protocol).into_owned()),
                 Cell::Text(name(connection.original.src, connection.original.sport)),
                 Cell::Text(name(connection.reply.src, connection.reply.sport)),
                 Cell::Text(asked.map_or_else(|| "-".into(), |service| service.to_string())),
