@@ -1,8 +1,15 @@
 //! The built `weir`: exit statuses and messages for bad input, and every shared capture through `weir replay`.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+use weir_dataplane::capture::{Direction, PacketNote, PcapngWriter};
+use weir_dataplane::conntrack::Tuple;
+use weir_dataplane::craft::Craft;
+use weir_dataplane::model::proto;
+use weir_dataplane::wire::tcp;
 
 /// The scenario whose files the tests misuse.
 fn scenario() -> PathBuf {
@@ -255,14 +262,43 @@ fn both_sides_are_judged_where_the_first_denies_already() {
 }
 
 #[test]
-fn what_replay_writes_can_be_replayed_from_its_own_interfaces() {
+fn what_replay_writes_is_replayed_to_the_same_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.pcapng");
-    let output = replay(&scenario().join("in.pcap"), &["--write", path.to_str().unwrap()]);
+    let output = replay(&scenario().join("in.pcap"), &["-o", "json", "--write", path.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let again = replay(&path, &["-o", "json"]);
     assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
-    assert!(stdout(&again).lines().last().unwrap().contains(r#""packets":18"#), "each packet as it came and as it left");
+    assert!(stderr(&again).contains("9 packets are there as they left too"), "{}", stderr(&again));
+    // All but the number in the file.
+    let lines =
+        |output: &Output| stdout(output).lines().map(|line| line.split_once(',').map(|(_, rest)| rest.to_owned())).collect::<Vec<_>>();
+    assert_eq!(lines(&again), lines(&output));
+}
+
+#[test]
+fn what_left_by_a_port_came_in_by_that_of_its_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("web.pcapng");
+    let mut writer = PcapngWriter::new(fs::File::create(&path).unwrap(), "test").unwrap();
+    writer.interface("shop/web-0", "").unwrap();
+    let [client, server] = [10, 20].map(|last| Ipv4Addr::new(10, 244, 1, last).into());
+    let tuple = Tuple { src: client, dst: server, sport: 4000, dport: 8080, proto: proto::TCP };
+    let request = Craft::new(tuple).frame();
+    let mut answer = Craft::new(tuple.inverse());
+    answer.tcp_flags |= tcp::ACK;
+    for (id, direction, bytes) in [(1, Direction::Out, request), (2, Direction::In, answer.frame())] {
+        let note = PacketNote { id, direction, wire_len: bytes.len() as u32, xdp_action: None, comment: b"" };
+        writer.packet(0, id, &bytes, &note).unwrap();
+    }
+    writer.finish().unwrap();
+    let shop = weir_fixtures::root().join("clusters/shop");
+    let files = ["-f", shop.to_str().unwrap(), "--node", "node-a", "--pcap", path.to_str().unwrap()];
+    let output = weir(&[&["replay", "-o", "json"], &files[..]].concat());
+    for (line, (from, to)) in stdout(&output).lines().zip([("shop/frontend", "shop/web-0"), ("shop/web-0", "shop/frontend")]) {
+        assert!(line.contains(&format!(r#""in":"{from}","verdict":"forward","reason":null,"out":"{to}""#)), "{line}");
+    }
+    assert!(stdout(&output).contains(r#""packets":2"#), "{}", stdout(&output));
 }
 
 /// The summary of a replay, checked for its sum, and all that stdout said.

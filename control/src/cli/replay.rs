@@ -146,6 +146,9 @@ impl Args {
         for (link, count) in &ended.foreign {
             eprintln!("warning: {}: {count} packets of link type {link} were passed over", self.pcap.display());
         }
+        if ended.copies > 0 {
+            eprintln!("note: {}: {} packets are there as they left too, and were replayed once", self.pcap.display(), ended.copies);
+        }
         match ended.fault {
             Some(error) => Err(fault(&self.pcap, error)),
             None if ended.summary.packets == 0 => Err(Refused(format!("{}: the capture holds no packets", self.pcap.display())).into()),

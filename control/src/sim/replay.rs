@@ -60,6 +60,8 @@ pub struct Ended {
     pub fault: Option<CaptureError>,
     /// Records that were passed over, by link type.
     pub foreign: Vec<(String, u64)>,
+    /// Records that were passed over because the same packet is there as it came in.
+    pub copies: u64,
 }
 
 /// The last line of `weir replay -o json`. `packets = forward + host + reply + drop`.
@@ -155,7 +157,7 @@ pub fn run(
         progress(read, whole);
     };
     let foreign = io.capture().foreign().iter().map(|(link, count)| (link.to_string(), *count)).collect();
-    Ok(Ended { summary: Summary::new(node.counters()), fault, foreign })
+    Ok(Ended { summary: Summary::new(node.counters()), fault, foreign, copies: io.copies() })
 }
 
 /// A packet that ended before its headers mattered still has some, which people want to see.
@@ -188,9 +190,10 @@ pub fn port_of(node: &SimNode, hints: &[Hint]) -> Result<PortOf, String> {
         }
     }
     let uplink = runtime.uplink().unwrap_or(PortId(0));
-    Ok(Box::new(move |interface: Option<&Interface>, bytes: &[u8]| {
+    Ok(Box::new(move |interface: Option<&Interface>, out: bool, bytes: &[u8]| {
         let name = interface.and_then(|i| i.name.as_deref());
-        let named = name.and_then(|name| hinted.get(name).or_else(|| by_name.get(name)));
+        // What went out by one of our ports came in by another one.
+        let named = name.and_then(|name| hinted.get(name).or_else(|| by_name.get(name).filter(|_| !out)));
         if let Some(port) = named.or_else(|| hinted.get("*")) {
             return *port;
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
 use pcap_parser::nom;
-use pcap_parser::pcapng::{Block, parse_block_be, parse_block_le};
+use pcap_parser::pcapng::{Block, PcapNGOption, parse_block_be, parse_block_le};
 use pcap_parser::traits::PcapNGPacketBlock;
 
 use super::LinkType;
@@ -91,6 +91,10 @@ pub struct Record<'a> {
     pub interface: u32,
     /// Bytes that the packet had on the wire; more than are here where it was cut.
     pub wire_len: u32,
+    /// It went out by its interface (`epb_flags`); `false` where the capture does not say.
+    pub out: bool,
+    /// What the copies of one packet have in common (`epb_packetid`).
+    pub id: Option<u64>,
     /// The Ethernet header that the record lacks, for other links.
     header: Option<[u8; 14]>,
     data: &'a [u8],
@@ -230,8 +234,8 @@ impl Capture {
                 let record_start = self.start - found.trailer_bytes - found.data_bytes;
                 let data = &self.buffer[record_start..record_start + found.data_bytes];
                 let (header, data) = self.interfaces[found.interface as usize].link.split(data);
-                let (time, interface, wire_len) = (found.time, found.interface, found.wire_len);
-                Some(Ok(Record { number: self.records, time, interface, wire_len, header, data }))
+                let Found { time, interface, wire_len, out, id, .. } = found;
+                Some(Ok(Record { number: self.records, time, interface, wire_len, out, id, header, data }))
             }
             Ok(None) => {
                 self.failed = true;
@@ -345,7 +349,7 @@ impl Capture {
         }
         self.consume(header_bytes + data_bytes);
         let time = u64::from(secs) * 1_000_000_000 + u64::from(fraction) * if nanoseconds { 1 } else { 1000 };
-        Ok(Some(Found { time, interface: 0, wire_len, data_bytes, trailer_bytes: 0 }))
+        Ok(Some(Found { time, interface: 0, wire_len, out: false, id: None, data_bytes, trailer_bytes: 0 }))
     }
 
     fn next_pcapng(&mut self) -> Result<Option<Found>, CaptureError> {
@@ -382,11 +386,17 @@ impl Capture {
                 Ok((_, Block::EnhancedPacket(epb))) => {
                     let units = u64::from(epb.ts_high) << 32 | u64::from(epb.ts_low);
                     let data_bytes = epb.packet_data().len();
-                    Step::Packet { interface: epb.if_id, units: Some(units), wire_len: epb.orig_len(), data_bytes, header_bytes: 28 }
+                    let option = |code: u16| epb.options.iter().find(|o| o.code.0 == code).map(PcapNGOption::value);
+                    let flags = option(2).and_then(|value| value.first_chunk().copied());
+                    let out = flags.map_or(0, if big_endian { u32::from_be_bytes } else { u32::from_le_bytes }) & 3 == 2;
+                    let id = option(5).and_then(|value| value.first_chunk().copied());
+                    let id = id.map(if big_endian { u64::from_be_bytes } else { u64::from_le_bytes });
+                    let copy = (out, id);
+                    Step::Packet { interface: epb.if_id, units: Some(units), wire_len: epb.orig_len(), copy, data_bytes, header_bytes: 28 }
                 }
                 Ok((_, Block::SimplePacket(spb))) => {
                     let data_bytes = (spb.orig_len() as usize).min(block_bytes.saturating_sub(16));
-                    Step::Packet { interface: 0, units: None, wire_len: spb.orig_len(), data_bytes, header_bytes: 12 }
+                    Step::Packet { interface: 0, units: None, wire_len: spb.orig_len(), copy: (false, None), data_bytes, header_bytes: 12 }
                 }
                 Ok(_) => Step::Nothing,
                 Err(nom::Err::Incomplete(_)) => Step::Corrupt("a block that is longer inside than outside"),
@@ -396,7 +406,7 @@ impl Capture {
                 Step::Interface(interface) => self.interfaces.push(interface),
                 Step::Nothing => {}
                 Step::Corrupt(what) => return Err(self.corrupt(what)),
-                Step::Packet { interface, units, wire_len, data_bytes, header_bytes } => {
+                Step::Packet { interface, units, wire_len, copy: (out, id), data_bytes, header_bytes } => {
                     let Some(known) = self.interfaces.get(interface as usize) else {
                         return Err(self.corrupt(format!("a packet of interface {interface}, which no block describes")));
                     };
@@ -409,7 +419,7 @@ impl Capture {
                     if known.link.is_known() {
                         let time = units.map_or(0, |units| known.nanoseconds(units));
                         self.consume(block_bytes);
-                        return Ok(Some(Found { time, interface, wire_len, data_bytes, trailer_bytes }));
+                        return Ok(Some(Found { time, interface, wire_len, out, id, data_bytes, trailer_bytes }));
                     }
                     let link = known.link;
                     *self.foreign.entry(link).or_default() += 1;
@@ -442,13 +452,15 @@ struct Found {
     time: u64,
     interface: u32,
     wire_len: u32,
+    out: bool,
+    id: Option<u64>,
     data_bytes: usize,
     trailer_bytes: usize,
 }
 
 enum Step {
     Interface(Interface),
-    Packet { interface: u32, units: Option<u64>, wire_len: u32, data_bytes: usize, header_bytes: usize },
+    Packet { interface: u32, units: Option<u64>, wire_len: u32, copy: (bool, Option<u64>), data_bytes: usize, header_bytes: usize },
     Nothing,
     Corrupt(&'static str),
 }

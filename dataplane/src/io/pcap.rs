@@ -1,6 +1,8 @@
 //! A capture as the ports of a dataplane: what it holds comes in; what leaves has been seen by whoever drives the
 //! pipeline, and is forgotten.
 //!
+//! A packet that is there twice, as it came and as it went, is taken as it came.
+//!
 //! The clock is the capture's, made monotonic: a record that claims to be older than one before it happens at that one's
 //! time. A batch spans a millisecond at most, so that one clock reading serves it.
 
@@ -34,8 +36,11 @@ pub struct Note {
     pub wire_len: u32,
 }
 
-/// Chooses the port by which a frame of a capture's interface comes in.
-pub type PortOf = Box<dyn FnMut(Option<&Interface>, &[u8]) -> PortId + Send>;
+/// Packets between one that came in and its copy that went out, in a capture of both.
+const COPIES: usize = 4096;
+
+/// Chooses the port by which a frame of a capture's interface comes in; `true` where the capture has it as it went out.
+pub type PortOf = Box<dyn FnMut(Option<&Interface>, bool, &[u8]) -> PortId + Send>;
 
 /// A capture as a set of ports.
 pub struct PcapIo {
@@ -45,6 +50,10 @@ pub struct PcapIo {
     port_of: PortOf,
     notes: Vec<Note>,
     held: Option<(Packet, Note)>,
+    /// Packets that came in, by the lower bits of their numbers.
+    came: Box<[Option<u64>; COPIES]>,
+    /// Copies that were passed over.
+    copies: u64,
     /// The latest time seen.
     latest: u64,
     /// The time of the last batch.
@@ -60,7 +69,8 @@ impl PcapIo {
     pub fn new(capture: Capture, port_of: PortOf) -> io::Result<Self> {
         let (arena, free) = Arena::heap(SLOTS, SLOT_BYTES, HEADROOM_BYTES)?;
         let notes = Vec::with_capacity(BATCH_MAX);
-        Ok(Self { capture, arena, free, port_of, notes, held: None, latest: 0, now: 0, error: None })
+        let came = Box::new([None; COPIES]);
+        Ok(Self { capture, arena, free, port_of, notes, held: None, came, copies: 0, latest: 0, now: 0, error: None })
     }
 
     /// The clock during the last batch: nanoseconds since 1970, never backwards.
@@ -75,6 +85,10 @@ impl PcapIo {
     pub fn capture(&self) -> &Capture {
         &self.capture
     }
+    /// Records that were passed over because the same packet is there as it came in.
+    pub fn copies(&self) -> u64 {
+        self.copies
+    }
     /// Frames that are neither in a batch nor held back.
     pub fn free_frames(&self) -> usize {
         self.free.len()
@@ -83,15 +97,27 @@ impl PcapIo {
     /// Reads the next record into a frame; `None` at the end, at an error, and while no frame is free.
     fn read(&mut self) -> Option<(Packet, Note)> {
         let mut frame = self.free.pop()?;
-        let record = match self.capture.next() {
-            Some(Ok(record)) => record,
-            end => {
-                // Said once; kept until the records before it were given.
-                if let Some(Err(error)) = end {
-                    self.error = Some(io::Error::other(error));
+        let record = loop {
+            match self.capture.next() {
+                Some(Ok(record)) => {
+                    let came = record.id.map(|id| (id, &mut self.came[id as usize % COPIES]));
+                    match came {
+                        Some((id, came)) if record.out && *came == Some(id) => self.copies += 1,
+                        Some((id, came)) if !record.out => {
+                            *came = Some(id);
+                            break record;
+                        }
+                        _ => break record,
+                    }
                 }
-                self.free.push(frame);
-                return None;
+                end => {
+                    // Said once; kept until the records before it were given.
+                    if let Some(Err(error)) = end {
+                        self.error = Some(io::Error::other(error));
+                    }
+                    self.free.push(frame);
+                    return None;
+                }
             }
         };
         let note = Note { number: record.number, time: record.time, wire_len: record.wire_len };
@@ -101,8 +127,8 @@ impl PcapIo {
         if self.arena.set_len(&mut frame, record.len()) {
             record.copy_to(self.arena.bytes_mut(&mut frame));
         }
-        let interface = record.interface;
-        let in_port = (self.port_of)(self.capture.interface(interface), self.arena.bytes(&frame));
+        let (interface, out) = (record.interface, record.out);
+        let in_port = (self.port_of)(self.capture.interface(interface), out, self.arena.bytes(&frame));
         Some((Packet { frame, in_port, verdict: Verdict::Drop(DropReason::InvalidPacket) }, note))
     }
 }
@@ -163,7 +189,7 @@ mod tests {
     #[test]
     fn a_batch_spans_a_millisecond_and_the_clock_never_runs_back() {
         let capture = capture(&[5_000_000, 5_900_000, 1, 6_100_000, 2_000_000, 9_000_000]);
-        let mut io = PcapIo::new(capture, Box::new(|_, _| PortId(7))).unwrap();
+        let mut io = PcapIo::new(capture, Box::new(|_, _, _| PortId(7))).unwrap();
         let mut seen = Vec::new();
         loop {
             let mut batch = Batch::new();
