@@ -56,6 +56,8 @@ fn wrong_usage_is_2_and_says_what_is_missing() {
     // Our tables would take it for the IPv4 address.
     refused(&weir(&["trace", "-f", "-", "--from", "::ffff:10.0.0.1", "--to", "a/b"]), 2, "an IPv4 address in IPv6 form");
     refused(&weir(&["frobnicate"]), 2, "frobnicate");
+    refused(&weir(&["conntrack", "--proto", "tpc"]), 2, "no protocol");
+    refused(&weir(&["drops", "--reason", "POLICY"]), 2, "no drop reason");
     assert_eq!(weir(&["--help"]).status.code(), Some(0));
     assert_eq!(weir(&["--version"]).status.code(), Some(0));
 }

@@ -9,7 +9,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 use weir_dataplane::admin::client::{Client, ClientError};
 use weir_dataplane::config::{self, ConfigError};
-use weir_dataplane::model::{NodeConfig, NodeState};
+use weir_dataplane::model::{NodeConfig, NodeState, proto};
+use weir_dataplane::verdict::DropReason;
 
 use super::{Answer, Refused};
 use crate::compile;
@@ -205,6 +206,24 @@ impl ObjectArgs {
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
     Duration::try_from(parsed).map_err(|_| "must not be negative".into())
+}
+
+/// Parses `tcp`, `17`.
+pub(super) fn parse_protocol(text: &str) -> Result<u8, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcp" => Ok(proto::TCP),
+        "udp" => Ok(proto::UDP),
+        "sctp" => Ok(proto::SCTP),
+        "icmp" | "icmpv4" => Ok(proto::ICMP),
+        "icmpv6" => Ok(proto::ICMPV6),
+        number => number.parse().map_err(|_| format!("{text:?} is no protocol; there are tcp, udp, sctp, icmp, icmpv6 and numbers")),
+    }
+}
+
+/// Parses a drop reason, by its name or its number.
+pub(super) fn parse_reason(text: &str) -> Result<DropReason, String> {
+    let known = |reason: &&DropReason| reason.name().eq_ignore_ascii_case(text) || text.parse() == Ok(reason.code());
+    DropReason::ALL.iter().find(known).copied().ok_or_else(|| format!("{text:?} is no drop reason; weir status names those that occurred"))
 }
 
 /// Output forms of what is a list or an object.

@@ -8,15 +8,14 @@ use serde::Serialize;
 use weir_dataplane::admin::figures::{Connection, ConnectionSide};
 use weir_dataplane::model::{NodeState, Service, proto};
 
-use super::common::endpoint;
-use crate::sim::row::protocol;
+use super::common::{endpoint, parse_protocol};
 
 /// Which connections; what is given must all hold.
 #[derive(Debug, clap::Args)]
 pub(super) struct ConnectionFilter {
     /// Only of this protocol: tcp, udp, sctp, icmp, icmpv6 or a number
-    #[arg(short, long, value_name = "PROTO")]
-    proto: Option<String>,
+    #[arg(short, long, value_name = "PROTO", value_parser = parse_protocol)]
+    proto: Option<u8>,
     /// Only opened from this address or range
     #[arg(short, long, visible_alias = "orig-src", value_name = "ADDRESS", value_parser = parse_range)]
     src: Option<IpNet>,
@@ -49,8 +48,7 @@ impl ConnectionFilter {
         let Connection { original, reply, .. } = connection;
         let ends = [(original.src, original.sport), (original.dst, original.dport), (reply.src, reply.sport), (reply.dst, reply.dport)];
         let within = |range: &Option<IpNet>, address: &IpAddr| range.is_none_or(|range| range.contains(address));
-        let proto = protocol(connection.protocol);
-        self.proto.as_ref().is_none_or(|p| p.eq_ignore_ascii_case(&proto) || *p == connection.protocol.to_string())
+        self.proto.is_none_or(|proto| proto == connection.protocol)
             && within(&self.src, &original.src)
             && within(&self.dst, &original.dst)
             && self.sport.is_none_or(|port| port == original.sport)

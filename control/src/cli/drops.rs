@@ -10,9 +10,10 @@ use weir_dataplane::admin::figures::DropCounts;
 use weir_dataplane::flows::{DropCause, DropRow};
 use weir_dataplane::model::Direction;
 use weir_dataplane::policy::PolicyName;
+use weir_dataplane::verdict::DropReason;
 
 use super::Answer;
-use super::common::{DaemonArgs, Output, parse_duration, print_data, table};
+use super::common::{DaemonArgs, Output, parse_duration, parse_reason, print_data, table};
 
 /// Arguments of `weir drops`.
 #[derive(Debug, clap::Args)]
@@ -33,8 +34,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "NS/POD")]
     pod: Option<String>,
     /// Only for this reason, e.g. POLICY_DENIED
-    #[arg(long, value_name = "REASON")]
-    reason: Option<String>,
+    #[arg(long, value_name = "REASON", value_parser = parse_reason)]
+    reason: Option<DropReason>,
     /// Ask again every so often, and show what came on top
     #[arg(short, long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "1s", value_parser = parse_duration)]
     watch: Option<Duration>,
@@ -102,7 +103,7 @@ impl Args {
         let pod = cause.pod.as_ref();
         self.namespace.as_ref().is_none_or(|wanted| pod.is_some_and(|pod| pod.namespace == *wanted))
             && self.pod.as_ref().is_none_or(|wanted| pod.is_some_and(|pod| pod.to_string() == *wanted))
-            && self.reason.as_ref().is_none_or(|wanted| cause.reason.name().eq_ignore_ascii_case(wanted))
+            && self.reason.is_none_or(|wanted| cause.reason == wanted)
     }
 
     fn print(&self, dropped: u64, refused: u64, rows: &[DropRow]) -> anyhow::Result<()> {

@@ -9,9 +9,10 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use ipnet::IpNet;
 use weir_dataplane::flows::{End, EventType, Filter, Labels, PodName, Term, Test, Verdict};
-use weir_dataplane::model::{Direction, proto};
-use weir_dataplane::verdict::DropReason;
+use weir_dataplane::model::Direction;
 use weir_dataplane::wire::tcp;
+
+use super::common::{parse_protocol, parse_reason};
 
 /// The filter that the flags describe.
 #[derive(Clone, Debug, Default)]
@@ -72,13 +73,13 @@ fn flags() -> impl Iterator<Item = Flag> {
             name: "protocol",
             value: "PROTO",
             help: "tcp, udp, sctp, icmp, icmpv6 or a number",
-            read: |v| each(v, protocol).map(Test::Protocol),
+            read: |v| each(v, parse_protocol).map(Test::Protocol),
         },
         Flag {
             name: "drop-reason-desc",
             value: "REASON",
             help: "Why it was dropped, e.g. POLICY_DENIED",
-            read: |v| each(v, reason).map(Test::Reason),
+            read: |v| each(v, parse_reason).map(Test::Reason),
         },
         Flag {
             name: "type",
@@ -201,23 +202,6 @@ fn verdict(text: &str) -> Result<Verdict, String> {
     }
 }
 
-fn protocol(text: &str) -> Result<u8, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "tcp" => Ok(proto::TCP),
-        "udp" => Ok(proto::UDP),
-        "sctp" => Ok(proto::SCTP),
-        "icmp" | "icmpv4" => Ok(proto::ICMP),
-        "icmpv6" => Ok(proto::ICMPV6),
-        number => number.parse().map_err(|_| format!("{text:?} is no protocol; there are tcp, udp, sctp, icmp, icmpv6 and numbers")),
-    }
-}
-
-/// By the name or the number.
-fn reason(text: &str) -> Result<DropReason, String> {
-    let known = |reason: &&DropReason| reason.name().eq_ignore_ascii_case(text) || text.parse() == Ok(reason.code());
-    DropReason::ALL.iter().find(known).copied().ok_or_else(|| format!("{text:?} is no drop reason; weir status names those that occurred"))
-}
-
 fn event_type(text: &str) -> Result<EventType, String> {
     match text.strip_prefix("trace:").unwrap_or(text) {
         "drop" => Ok(EventType::Drop),
@@ -254,8 +238,11 @@ fn tcp_flags(text: &str) -> Result<u8, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser;
+    use weir_dataplane::model::proto;
+    use weir_dataplane::verdict::DropReason;
+
+    use super::*;
 
     #[derive(clap::Parser)]
     struct Line {

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use weir_dataplane::flows::{EventType, Flow, Party, Verdict};
 use weir_dataplane::verdict::DropReason;
 
-use crate::sim::hubble::{cilium, destination, summary};
+use crate::sim::hubble::{destination, summary};
 use crate::sim::row::end;
 
 /// What the lines of one printer have in common.
@@ -138,9 +138,9 @@ fn point(event: EventType) -> &'static str {
     }
 }
 
-/// What Hubble prints for a reason (cilium `pkg/monitor/api/drop.go`).
+/// What Hubble prints for a reason (cilium `pkg/monitor/api/drop.go`); its name where Cilium has none like it.
 fn drop_text(reason: DropReason) -> &'static str {
-    match cilium(reason).0 {
+    match reason.code() {
         132 => "Invalid source ip",
         133 => "Policy denied",
         134 => "Invalid packet",
@@ -231,6 +231,14 @@ mod tests {
         let numeric = Style { numeric: true, node: true, ..STYLE };
         let line = Columns::new(&flow, &numeric).compact();
         assert!(line.contains(" [node-a]: 10.244.1.5:1234 (ID:257) -> 10.244.1.6:8080 (ID:258) "), "{line}");
+    }
+
+    #[test]
+    fn a_reason_of_our_own_is_named_and_not_taken_for_the_nearest_of_ciliums() {
+        for reason in DropReason::ALL {
+            let (nearest, _) = crate::sim::hubble::cilium(*reason);
+            assert_eq!(drop_text(*reason) == reason.name(), nearest != reason.code(), "{}", reason.name());
+        }
     }
 
     #[test]
