@@ -20,6 +20,9 @@ pub enum ConfigError {
 /// Where an API server allocates NodePorts unless told otherwise (E2.30). Those that a state names are looked at when it is applied.
 const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
+/// Most fragmented datagrams at a time: 64 MB a worker.
+const FRAGMENTS_MAX: u32 = 1 << 20;
+
 /// Reads the file at `path`.
 ///
 /// # Errors
@@ -84,6 +87,8 @@ fn faults(config: &NodeConfig) -> Vec<(&'static str, String)> {
         format!("{listen:?} is no address and port, as 127.0.0.1:9964; \"\" for none"),
     );
     expect(config.tables.connections > 0, "tables.connections", "must be at least 1".into());
+    let fragments = config.tables.fragments;
+    expect(fragments <= FRAGMENTS_MAX, "tables.fragments", format!("{fragments} is more than {FRAGMENTS_MAX}, 64 MB a worker"));
     for (index, port) in config.pods.iter().enumerate() {
         let twice = config.pods[..index].iter().any(|p| p.pod == port.pod || p.interface == port.interface);
         expect(!twice, "pods", format!("{} behind {}: pod or interface is named twice", port.pod, port.interface));
@@ -142,6 +147,7 @@ pods:
             ("masquerade: {ports: [32767, 40000]}", "NodePorts"),
             ("masquerade: {ports: [20000, 40000]}", "NodePorts"),
             ("workers: {count: 2, cores: [1]}", "workers.cores"),
+            ("tables: {fragments: 4294967295}", "tables.fragments"),
             ("workers: {idle: lazy}", "lazy"),
             ("host: {interface: abcdefghijklmno}", "host.interface"),
             ("metrics: {listen: localhost}", "metrics.listen"),
