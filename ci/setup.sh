@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
-  # libxdp and libbpf (built by xsk-rs) and the redirect program
+  # libxdp and libbpf (built by xsk-rs, for a test) and the redirect program
   gcc libc6-dev make clang llvm m4 pkg-config libelf-dev zlib1g-dev libbpf-dev
   # the filters of weir capture
   libpcap-dev

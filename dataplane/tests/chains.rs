@@ -8,7 +8,7 @@ use weir_dataplane::io::PortId;
 use weir_dataplane::model::*;
 use weir_dataplane::parse::{Parsed, parse};
 use weir_dataplane::verdict::{DropReason, Verdict};
-use weir_dataplane::wire::tcp;
+use weir_dataplane::wire::{checksum, tcp, udp};
 
 const TCP: u8 = proto::TCP;
 const UDP: u8 = proto::UDP;
@@ -16,7 +16,11 @@ const LONG: usize = 40_001;
 
 /// A node whose pods, and whose network, take packets of 60,000 bytes.
 fn node() -> TestNode {
-    TestNode::with(&cluster(0), |runtime| {
+    let mut state = cluster(0);
+    for (name, protocol) in [("web-v6", Protocol::Tcp), ("dns-v6", Protocol::Udp)] {
+        add_service(&mut state, name, protocol, &["[fd00:96::10]:80"], &["[fd00:244:1::5]:8080"]);
+    }
+    TestNode::with(&state, |runtime| {
         for port in &mut runtime.ports {
             port.mtu = if matches!(port.kind, weir_dataplane::runtime::PortKind::Pod { .. }) { 60_000 } else { 1500 };
             port.unfinished_checksums = true;
@@ -32,31 +36,52 @@ fn long(node: &TestNode, port: PortId, protocol: u8, from: &str, to: &str, len: 
 
 #[test]
 fn a_long_packet_reaches_a_pod_whole_translated_and_with_its_checksum() {
+    for leaves in [false, true] {
+        let finished = reach_a_pod(leaves);
+        assert_eq!(finished, if leaves { 2 * 14 } else { 0 }, "of two packets of each of 14 flows");
+    }
+}
+
+/// Who sends finishes what is left to it, or not. Gives how many checksums that were.
+fn reach_a_pod(leaves: bool) -> u32 {
+    let mut left = 0;
     for (protocol, client, asked, backend) in [
         (TCP, "10.244.1.6:4000", "10.96.0.10:80", "10.244.1.5:8080"),
         (TCP, "10.244.1.6:4000", "10.244.1.5:80", "10.244.1.5:80"),
         (UDP, "10.244.1.6:4000", "10.244.1.5:80", "10.244.1.5:80"),
         (UDP, "[fd00:244:1::6]:4000", "[fd00:244:1::5]:80", "[fd00:244:1::5]:80"),
+        (UDP, "[fd00:244:1::6]:4000", "[fd00:96::10]:80", "[fd00:244:1::5]:8080"),
+        (TCP, "[fd00:244:1::6]:4000", "[fd00:96::10]:80", "[fd00:244:1::5]:8080"),
         (TCP, "[fd00:244:1::6]:4000", "[fd00:244:1::5]:80", "[fd00:244:1::5]:80"),
     ] {
         for len in [LONG, LONG + 1] {
             let mut node = node();
+            if leaves {
+                node.io.finish_checksums();
+            }
             let (from, to) = (node.pod("client"), node.pod("web"));
             let finished = long(&node, from, protocol, client, asked, len);
-            let Ok(Parsed::Ip(before)) = parse(&finished) else { panic!("no IP packet") };
-            // As a stack leaves it that expects hardware to add up the payload: the sum of the pseudo header alone.
-            let mut unfinished = finished.clone();
-            let at = usize::from(before.l4) + if protocol == TCP { 16 } else { 6 };
-            let pseudo = weir_dataplane::wire::checksum::pseudo(before.tuple.src, before.tuple.dst, protocol, before.l4_len() as u32);
-            unfinished[at..at + 2].copy_from_slice(&weir_dataplane::wire::checksum::fold(pseudo).to_be_bytes());
-            for sent in [unfinished, finished] {
+            let unfinished = unfinished(finished.clone());
+            // The first packet of its flow, and later ones.
+            for sent in [unfinished.clone(), unfinished, finished] {
                 let out = node.passes(from, sent.clone(), to);
                 assert_eq!(headers(&out).tuple, tuple(protocol, client, backend), "{asked}, {len} bytes");
                 assert_eq!(out.len(), sent.len());
                 assert!(out[out.len() - len..] == sent[sent.len() - len..], "the payload changed");
             }
+            left += node.io.finished();
         }
     }
+    left
+}
+
+/// A frame as a stack leaves it that expects hardware to add up the payload: with the sum of the pseudo header alone.
+fn unfinished(mut frame: Vec<u8>) -> Vec<u8> {
+    let Ok(Parsed::Ip(headers)) = parse(&frame) else { panic!("no IP packet") };
+    let at = usize::from(headers.l4) + if headers.tuple.proto == TCP { tcp::CHECKSUM } else { udp::CHECKSUM };
+    let pseudo = checksum::pseudo(headers.tuple.src, headers.tuple.dst, headers.tuple.proto, headers.l4_len() as u32);
+    frame[at..at + 2].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
+    frame
 }
 
 #[test]
@@ -77,21 +102,30 @@ fn a_long_packet_is_encapsulated_whole_and_taken_out_again() {
     let wide = |state: &NodeState| {
         TestNode::with(state, |runtime| {
             runtime.underlay.mtu = 60_000;
-            runtime.ports.iter_mut().for_each(|port| port.mtu = 60_000);
+            for port in &mut runtime.ports {
+                (port.mtu, port.unfinished_checksums) = (60_000, true);
+            }
         })
     };
     let (mut a, mut b) = (wide(&cluster(0)), wide(&cluster(1)));
+    [&mut a, &mut b].map(|node| node.io.finish_checksums());
     let client = a.pod("client");
-    let sent = long(&a, client, UDP, "10.244.1.6:4000", "10.244.2.7:80", LONG);
-    let mut wrapped = a.passes(client, sent.clone(), UPLINK);
+    let finished = long(&a, client, UDP, "10.244.1.6:4000", "10.244.2.7:80", LONG);
+    let mut wrapped = a.passes(client, unfinished(finished.clone()), UPLINK);
+    assert_eq!(a.io.finished(), 0, "a network device may not know what to do for a packet inside another");
     assert_eq!(headers(&wrapped).frame_len(), wrapped.len());
-    assert_eq!(wrapped.len(), sent.len() + 50);
+    assert!(wrapped.len() == finished.len() + 50 && wrapped[wrapped.len() - LONG - 8..] == finished[finished.len() - LONG - 8..]);
     let mac = b.tables.runtime.ports[0].mac.unwrap();
     wrapped[..6].copy_from_slice(&mac.0);
     let db = b.pod("db");
-    let out = b.passes(UPLINK, wrapped, db);
-    assert_eq!(headers(&out).tuple, tuple(UDP, "10.244.1.6:4000", "10.244.2.7:80"));
-    assert!(out[42..] == sent[42..], "the payload changed");
+    // As it came, and as a peer on a veth may leave it.
+    let inner = unfinished(wrapped[50..].to_vec());
+    for (wrapped, left) in [(wrapped.clone(), 0), ([&wrapped[..50], &inner].concat(), 1)] {
+        let out = b.passes(UPLINK, wrapped, db);
+        assert_eq!(headers(&out).tuple, tuple(UDP, "10.244.1.6:4000", "10.244.2.7:80"));
+        assert!(out[34..] == finished[34..], "header or payload changed");
+        assert_eq!(b.io.finished(), left);
+    }
 }
 
 #[test]

@@ -514,7 +514,7 @@ fn nothing_of_ours_from_the_network_goes_to_the_node_itself_and_foreign_traffic_
 }
 
 #[test]
-fn unfinished_checksums_are_finished_before_translation() {
+fn unfinished_checksums_are_finished_on_the_way_out() {
     let mut node = TestNode::with(&cluster(0), |r| r.ports.iter_mut().for_each(|p| p.unfinished_checksums = true));
     let (client, web) = (node.pod("client"), node.pod("web"));
     let mut syn = node.craft(client, tuple(TCP, "10.244.1.6:4000", "10.96.0.10:80")).frame();

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 
-use weir_xsk::{Arena, Frame};
+use weir_xsk::{Arena, Checksum, Frame};
 
 use super::{BATCH_MAX, Batch, Packet, PacketIo, PortId};
 use crate::verdict::{DropReason, Verdict};
+use crate::wire::checksum;
 
 /// Headroom of every frame: the outer headers of VXLAN over IPv6 and some.
 const HEADROOM_BYTES: u32 = 128;
@@ -17,6 +18,8 @@ pub struct MemIo {
     free: Vec<Frame>,
     waiting: VecDeque<(PortId, Frame)>,
     sent: Vec<(PortId, Vec<u8>)>,
+    /// How many checksums were left to it.
+    finished: u32,
 }
 
 impl MemIo {
@@ -26,7 +29,7 @@ impl MemIo {
     /// What mmap says.
     pub fn new(frames: u32, frame_bytes: u32) -> io::Result<Self> {
         let (arena, free) = Arena::heap(frames, frame_bytes + HEADROOM_BYTES, HEADROOM_BYTES)?;
-        Ok(Self { arena, free, waiting: VecDeque::new(), sent: Vec::new() })
+        Ok(Self { arena, free, waiting: VecDeque::new(), sent: Vec::new(), finished: 0 })
     }
 
     /// Lets a packet arrive at a port: one that is longer than a frame in a chain of them. Tells whether there were enough free
@@ -57,6 +60,15 @@ impl MemIo {
         std::mem::take(&mut self.sent)
     }
 
+    /// Finishes checksums that are left to it from now on, as the kernel does.
+    pub fn finish_checksums(&mut self) {
+        self.arena.finish_checksums();
+    }
+    /// How many it has finished.
+    pub fn finished(&self) -> u32 {
+        self.finished
+    }
+
     /// Frames that are neither waiting nor in a batch.
     pub fn free_count(&self) -> usize {
         self.free.len()
@@ -76,7 +88,14 @@ impl PacketIo for MemIo {
         Ok(())
     }
     fn tx(&mut self, port: PortId, frame: Frame) -> bool {
-        self.sent.push((port, self.arena.buffers(&frame).collect::<Vec<_>>().concat()));
+        let mut bytes = self.arena.buffers(&frame).collect::<Vec<_>>().concat();
+        if let Some(Checksum { start, field }) = self.arena.left_checksum(&frame) {
+            let covered = &mut bytes[usize::from(start)..];
+            let value = checksum::full(covered, 0);
+            covered[usize::from(field)..][..2].copy_from_slice(&value.to_be_bytes());
+            self.finished += 1;
+        }
+        self.sent.push((port, bytes));
         self.free(frame);
         true
     }

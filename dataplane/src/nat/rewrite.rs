@@ -5,7 +5,7 @@
 
 use crate::conntrack::Tuple;
 use crate::model::{Ip, proto};
-use crate::parse::{HeaderFlags, Headers};
+use crate::parse::{HeaderFlags, Headers, checksum_field};
 use crate::verdict::DropReason;
 use crate::wire::checksum::{self, Delta};
 use crate::wire::{chunk_mut, icmp, ipv4, ipv6, sctp, tcp, udp};
@@ -114,6 +114,9 @@ impl Rewrite {
             return Ok(());
         }
         self.edit(bytes, headers).ok_or(DropReason::InvalidPacket)?;
+        if headers.has(HeaderFlags::UNFINISHED) {
+            return self.edit_unfinished(bytes, headers).ok_or(DropReason::InvalidPacket);
+        }
         if is_tcp_or_udp(headers.tuple.proto) && !headers.has(HeaderFlags::FRAGMENT_LATER) {
             let ports = u32::from(self.sport) | u32::from(self.dport) << 16;
             let edited = bytes
@@ -158,6 +161,17 @@ impl Rewrite {
             proto::ICMP | proto::ICMPV6 => self.edit_icmp(bytes, headers).ok_or(DropReason::InvalidPacket),
             _ => Ok(()),
         }
+    }
+
+    /// Where the checksum is the bare sum of the pseudo header, that of the new one takes its place.
+    #[cold]
+    fn edit_unfinished(self, bytes: &mut [u8], headers: &Headers) -> Option<()> {
+        let l4 = usize::from(headers.l4);
+        let [s0, s1, d0, d1] = chunk_mut(bytes, l4)?;
+        ([*s0, *s1], [*d0, *d1]) = (self.sport.to_be_bytes(), self.dport.to_be_bytes());
+        let pseudo = checksum::pseudo(self.src, self.dst, headers.tuple.proto, headers.l4_len() as u32);
+        *chunk_mut(bytes, l4 + checksum_field(headers)?)? = checksum::fold(pseudo).to_be_bytes();
+        Some(())
     }
 
     fn edit_icmp(&self, bytes: &mut [u8], headers: &Headers) -> Option<()> {

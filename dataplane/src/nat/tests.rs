@@ -9,7 +9,7 @@ use crate::conntrack::Tuple;
 use crate::craft::Craft;
 use crate::craft::testing::{any_packet, any_pair, checksums_are_right, headers_of};
 use crate::model::{Ip, proto};
-use crate::parse::HeaderFlags;
+use crate::parse::{HeaderFlags, checksum_field};
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 
@@ -27,6 +27,23 @@ proptest! {
         prop_assert_eq!(headers_of(&frame).tuple, to);
         prop_assert!(checksums_are_right(&frame));
         prop_assert_eq!(frame, Craft { tuple: to, ..craft }.frame(), "as if sent like that");
+    }
+
+    #[test]
+    fn an_unfinished_checksum_stays_the_sum_of_the_pseudo_header((craft, to) in any_packet(), stays in any::<bool>()) {
+        let bare = |mut frame: Vec<u8>| {
+            let h = headers_of(&frame);
+            let at = usize::from(h.l4) + checksum_field(&h)?;
+            let sum = checksum::fold(checksum::pseudo(h.tuple.src, h.tuple.dst, h.tuple.proto, h.l4_len() as u32));
+            frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+            Some(frame)
+        };
+        let to = if stays { Tuple { src: craft.tuple.src, dst: craft.tuple.dst, ..to } } else { to };
+        let Some(mut frame) = bare(craft.frame()) else { return Ok(()) };
+        let mut headers = headers_of(&frame);
+        headers.flags = headers.flags.with(HeaderFlags::UNFINISHED);
+        Rewrite::compile(&craft.tuple, &to).apply(&mut frame, &headers).unwrap();
+        prop_assert_eq!(Some(frame), bare(Craft { tuple: to, ..craft }.frame()));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::wire::arp::ArpPacket;
 use crate::wire::{arp, checksum, chunk, ethernet, ipv4, ipv6};
 
 pub(crate) use extension::walk;
-pub use transport::{finish_checksum, finish_checksum_of_chain};
+pub use transport::{checksum_field, finish_checksum, is_unfinished};
 
 /// What is special about a packet.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -61,6 +61,8 @@ header_flags! {
     MULTICAST_DST = 10,
     /// The source address is unspecified, as before address configuration: IPv6 only, to multicast only.
     UNSPECIFIED_SRC = 11,
+    /// The checksum of TCP or UDP holds the sum of the pseudo header alone: it is still to be finished.
+    UNFINISHED = 12,
 }
 
 impl HeaderFlags {

@@ -109,37 +109,37 @@ fn parse_icmp(headers: &mut Headers, segment: &[u8]) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Completes a checksum that the sender's stack left to hardware that is not there; tells whether there was one.
+/// Tells whether the sender's stack left the checksum of this packet, whose `headers` these are, to hardware that is not there.
 ///
 /// A veth peer with transmit offload hands over `CHECKSUM_PARTIAL` frames and the mark is lost on the way. What remains
-/// to be seen of it: TCP and UDP carry the bare sum of the pseudo header (Linux `net/ipv4/tcp_ipv4.c`, `__tcp_v4_send_check`),
-/// SCTP carries 0. One in 65,536 finished checksums looks like that too; computing it again gives the same value, so
-/// the guess does no harm. Must run before any translation. Reads the whole payload where it completes, else the header.
-pub fn finish_checksum(bytes: &mut [u8], headers: &Headers) -> bool {
-    finish(bytes, headers).is_some()
-}
-
-/// The same for a packet of several buffers, of which the first has all headers. SCTP is left as it is: no pod is told that it
-/// may leave that checksum to others.
-pub fn finish_checksum_of_chain(arena: &Arena, frame: &mut Frame, headers: &Headers) -> bool {
-    finish_chain(arena, frame, headers).is_some()
-}
-
-fn finish_chain(arena: &Arena, frame: &mut Frame, headers: &Headers) -> Option<()> {
+/// to be seen of it: TCP and UDP carry the bare sum of the pseudo header (Linux `net/ipv4/tcp_ipv4.c`, `__tcp_v4_send_check`).
+/// One in 65,536 finished checksums looks like that too; computing it again gives the same value, so the guess does no harm.
+pub fn is_unfinished(bytes: &[u8], headers: &Headers) -> bool {
     let tuple = &headers.tuple;
-    let (l4, len) = (usize::from(headers.l4), headers.l4_len());
-    let at = match tuple.proto {
-        proto::TCP => l4 + tcp::CHECKSUM,
-        proto::UDP if usize::from(crate::wire::u16_at(arena.bytes(frame), l4 + 4)?) == len => l4 + udp::CHECKSUM,
-        _ => return None,
+    let Some(field) = checksum_field(headers).and_then(|field| crate::wire::u16_at(bytes, usize::from(headers.l4) + field)) else {
+        return false;
     };
-    let pseudo = checksum::pseudo(tuple.src, tuple.dst, tuple.proto, len as u32);
-    let field = chunk_mut::<2>(arena.bytes_mut(frame), at)?;
-    if headers.has(HeaderFlags::FRAGMENT) || u16::from_be_bytes(*field) != checksum::fold(pseudo) {
-        return None;
+    // A datagram that ends before its packet was made by no stack that leaves sums to others.
+    let whole =
+        tuple.proto != proto::UDP || crate::wire::u16_at(bytes, usize::from(headers.l4) + 4) == u16::try_from(headers.l4_len()).ok();
+    whole && field == checksum::fold(checksum::pseudo(tuple.src, tuple.dst, tuple.proto, headers.l4_len() as u32))
+}
+
+/// Where in its header the checksum of a TCP or UDP packet is, if all of what it covers is there.
+pub fn checksum_field(headers: &Headers) -> Option<usize> {
+    match headers.tuple.proto {
+        _ if headers.has(HeaderFlags::FRAGMENT) => None,
+        proto::TCP => Some(tcp::CHECKSUM),
+        proto::UDP => Some(udp::CHECKSUM),
+        _ => None,
     }
-    *field = [0; 2];
-    let (mut total, mut is_odd) = (pseudo, false);
+}
+
+/// Finishes a checksum that [`is_unfinished`], also after a translation. Reads the whole packet.
+pub fn finish_checksum(arena: &Arena, frame: &mut Frame, headers: &Headers) -> Option<()> {
+    let l4 = usize::from(headers.l4);
+    let at = l4 + checksum_field(headers)?;
+    let (mut total, mut is_odd) = (0, false);
     for (index, buffer) in arena.buffers(frame).enumerate() {
         let bytes = if index == 0 { buffer.get(l4..)? } else { buffer };
         let part = checksum::fold(checksum::sum(bytes));
@@ -148,36 +148,9 @@ fn finish_chain(arena: &Arena, frame: &mut Frame, headers: &Headers) -> Option<(
         is_odd ^= bytes.len() % 2 == 1;
     }
     let mut value = !checksum::fold(total);
-    if tuple.proto == proto::UDP && value == 0 {
-        value = 0xffff; // as below
-    }
-    *chunk_mut::<2>(arena.bytes_mut(frame), at)? = value.to_be_bytes();
-    Some(())
-}
-
-fn finish(bytes: &mut [u8], headers: &Headers) -> Option<()> {
-    if headers.has(HeaderFlags::FRAGMENT) {
-        return None;
-    }
-    let tuple = &headers.tuple;
-    let segment = bytes.get_mut(usize::from(headers.l4)..headers.frame_len())?;
-    let (at, len) = match tuple.proto {
-        proto::TCP => (tcp::CHECKSUM, segment.len()),
-        proto::UDP => (udp::CHECKSUM, usize::from(crate::wire::u16_at(segment, 4)?)),
-        proto::SCTP => return sctp::finish(segment),
-        _ => return None,
-    };
-    let segment = segment.get_mut(..len)?;
-    let pseudo = checksum::pseudo(tuple.src, tuple.dst, tuple.proto, len as u32);
-    let field = chunk_mut::<2>(segment, at)?;
-    if u16::from_be_bytes(*field) != checksum::fold(pseudo) {
-        return None;
-    }
-    *field = [0; 2];
-    let mut value = checksum::full(segment, pseudo);
-    if tuple.proto == proto::UDP && value == 0 {
+    if headers.tuple.proto == proto::UDP && value == 0 {
         value = 0xffff; // RFC 768: zero says that there is none
     }
-    *chunk_mut::<2>(segment, at)? = value.to_be_bytes();
+    *chunk_mut::<2>(arena.bytes_mut(frame), at)? = value.to_be_bytes();
     Some(())
 }

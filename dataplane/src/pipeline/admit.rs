@@ -10,11 +10,11 @@ use crate::conntrack::Tuple;
 use crate::io::Packet;
 use crate::model::{GATEWAY_V4, GATEWAY_V6, Ip, MacAddr, NodeIndex, OverlayMode, proto};
 use crate::overlay::vxlan;
-use crate::parse::{HeaderFlags, Headers, Kind, Parsed, finish_checksum, finish_checksum_of_chain, parse, parse_first};
+use crate::parse::{HeaderFlags, Headers, Kind, Parsed, is_unfinished, parse, parse_first};
 use crate::route::vni;
 use crate::tables::{OwnerKind, PortEntry, Side, Tables};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::arp;
+use crate::wire::{arp, sctp};
 
 /// The first buffer of a longer packet has at least so many bytes: all headers, outer and inner, and what an ICMP error quotes.
 const FIRST_BUFFER_MIN: usize = 2048;
@@ -68,10 +68,7 @@ pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, arrival: &Arrival, ind
     };
     trim(cx, packet, headers)?;
     if port.unfinished_checksums {
-        match packet.frame.is_chain() {
-            false => finish_checksum(cx.arena.bytes_mut(&mut packet.frame), headers),
-            true => finish_checksum_of_chain(cx.arena, &mut packet.frame, headers),
-        };
+        note_unfinished(cx.arena.bytes_mut(&mut packet.frame), headers);
     }
     // What was opened here and not in the hot lane, that has read as it came.
     match arrival.hashed(matches!(inbound.sender, Sender::Tunnel(_))) {
@@ -83,6 +80,17 @@ pub(super) fn admit(cx: &mut Cx<'_>, packet: &mut Packet, arrival: &Arrival, ind
         None => inbound.hashed = cx.conns.hashed(&headers.tuple),
     }
     Ok(())
+}
+
+/// Sees whether the sender left a checksum to hardware. Of TCP and UDP the packet's exit sees to it; that of SCTP, which shows as 0, is
+/// finished here, where all of the packet is: no pod is told that it may leave those of longer ones.
+#[inline]
+fn note_unfinished(bytes: &mut [u8], headers: &mut Headers) {
+    if headers.tuple.proto == proto::SCTP && !headers.has(HeaderFlags::FRAGMENT) {
+        bytes.get_mut(usize::from(headers.l4)..headers.frame_len()).and_then(sctp::finish);
+    } else if is_unfinished(bytes, headers) {
+        headers.flags = headers.flags.with(HeaderFlags::UNFINISHED);
+    }
 }
 
 /// Refuses what is tagged, for many, or for somebody else on the link, and answers neighbour discovery. `ours` is the MAC that a

@@ -6,7 +6,7 @@ use crate::io::Packet;
 use crate::model::{Ip, MacAddr};
 use crate::nat::{Rewrite, decrement_ttl};
 use crate::overlay::vxlan;
-use crate::parse::Headers;
+use crate::parse::{HeaderFlags, Headers, checksum_field, finish_checksum};
 use crate::route::{Exit, ExitId};
 use crate::tables::Owner;
 use crate::verdict::{DropReason, Verdict};
@@ -62,6 +62,9 @@ pub(super) fn emit(
     destination: Ip,
     trail: &mut Trail,
 ) -> Result<Verdict, Refusal> {
+    if inbound.headers.has(HeaderFlags::UNFINISHED) {
+        settle_checksum(cx, packet, &inbound.headers, way);
+    }
     let derived = || MacAddr::from_ip(destination.to_std());
     let (dst, src, verdict) = match way {
         Exit::Pod { port, mac, .. } => (mac.unwrap_or_else(derived), MacAddr::GATEWAY, Verdict::Forward(port)),
@@ -78,6 +81,23 @@ pub(super) fn emit(
     };
     ethernet::set_macs(cx.arena.bytes_mut(&mut packet.frame), dst, src);
     Ok(verdict)
+}
+
+/// Finishes a checksum that the sender left to hardware, or leaves it to the kernel where that is less work: on the way to a pod or the
+/// node's own stack, which take the packet for what it is, and nobody ever sums a packet that is not to leave the node. A network
+/// device might not know what to do for a packet inside another.
+#[cold]
+fn settle_checksum(cx: &Cx<'_>, packet: &mut Packet, headers: &Headers, way: Exit) {
+    let leaves = match way {
+        Exit::Pod { .. } | Exit::Host { .. } => {
+            checksum_field(headers).is_some_and(|field| cx.arena.leave_checksum(&packet.frame, headers.l4.into(), field))
+        }
+        Exit::Native { .. } | Exit::Vxlan { .. } => false,
+    };
+    if !leaves {
+        // It is all there: `is_unfinished` has read the field.
+        let _finished = finish_checksum(cx.arena, &mut packet.frame, headers);
+    }
 }
 
 /// The way to an address. Where only the neighbour is unknown this is noted, so that the kernel can be asked for it.

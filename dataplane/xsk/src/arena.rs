@@ -69,8 +69,8 @@ pub struct Arena {
     id: u32,
     /// By slot: what follows it in its chain. Arbitrary for the last of a chain.
     next: Box<[Next]>,
-    /// Bytes that were mapped here and are unmapped on drop; 0 where the memory belongs to somebody else.
-    mapped_bytes: usize,
+    /// Who sends frames of this arena finishes checksums that were left to it.
+    finishes_checksums: bool,
 }
 
 // SAFETY: an arena is a range of memory without interior state; access goes through frames, which are unique (module head).
@@ -85,6 +85,17 @@ struct Next {
     slot: AtomicU32,
     start: AtomicU32,
     len: AtomicU32,
+    /// Of the first buffer of a chain: where a checksum is left to who sends it ([`Checksum`]); 0 where none is.
+    checksum: AtomicU32,
+}
+
+/// An Internet checksum (RFC 1071) over a packet from some byte to its end. Its field holds the sum of what else it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    /// Distance of the first byte that is summed from the packet's start.
+    pub start: u16,
+    /// Distance of the field from there.
+    pub field: u16,
 }
 
 impl Next {
@@ -92,6 +103,7 @@ impl Next {
         self.slot.store(frame.slot, Ordering::Relaxed);
         self.start.store(frame.start, Ordering::Relaxed);
         self.len.store(frame.len, Ordering::Relaxed);
+        self.checksum.store(0, Ordering::Relaxed);
     }
     /// Slot, first byte in it, length.
     fn load(&self) -> (u32, u32, u32) {
@@ -124,27 +136,11 @@ impl Arena {
         // SAFETY: the range was just mapped; the advice changes page sizes, not contents. Refusal costs speed only.
         let _ = unsafe { madvise(base, bytes, Advice::LinuxHugepage) };
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave address 0"))?;
-        // SAFETY: `bytes` bytes from `base` are mapped and owned by this arena alone.
-        Ok(unsafe { Self::over(base, count, slot_bytes, headroom_bytes, bytes) })
-    }
-
-    /// Makes an arena over memory at `base` and all of its frames.
-    ///
-    /// # Safety
-    /// `count * slot_bytes` bytes from `base` must stay readable and writable as long as the arena lives, and nobody else
-    /// may touch the bytes of a slot while a [`Frame`] of it exists. Where `mapped_bytes` is not 0 the arena unmaps them.
-    pub(crate) unsafe fn over(
-        base: NonNull<u8>,
-        count: u32,
-        slot_bytes: u32,
-        headroom_bytes: u32,
-        mapped_bytes: usize,
-    ) -> (Self, Vec<Frame>) {
         let id = next_id();
         let next = (0..count).map(|_| Next::default()).collect();
-        let arena = Self { base, slot_bytes, headroom_bytes, count, id, next, mapped_bytes };
+        let arena = Self { base, slot_bytes, headroom_bytes, count, id, next, finishes_checksums: false };
         let frames = (0..count).map(|slot| Frame { slot, start: headroom_bytes, len: 0, arena: id, last: slot, rest_len: 0 }).collect();
-        (arena, frames)
+        Ok((arena, frames))
     }
 
     /// Number of slots.
@@ -241,10 +237,42 @@ impl Arena {
     }
     /// Lengthens the packet by another one, buffers and all.
     pub fn append(&self, frame: &mut Frame, more: Frame) {
+        assert!(frame.last == frame.slot || frame.is_chain(), "what was cut off is still behind the frame");
         assert!(frame.arena == self.id && more.arena == self.id, "a frame of another arena");
         self.next[frame.last as usize].store(&more);
         frame.last = more.last;
         frame.rest_len += more.len + more.rest_len;
+    }
+    /// Leaves the checksum of a chain's last header to who sends it: the header begins `start` bytes from the packet's start, goes on
+    /// to its end, and has its checksum `field` bytes further, where the sum of what else is covered stands now (of TCP and UDP the
+    /// pseudo header). Tells whether they will; if not, and for a packet of one buffer, nothing has changed.
+    #[must_use]
+    pub fn leave_checksum(&self, frame: &Frame, start: usize, field: usize) -> bool {
+        let at = frame.start as usize + start;
+        let leaves = self.finishes_checksums && frame.is_chain() && start + field + 2 <= frame.len() && frame.arena == self.id;
+        if leaves {
+            // Both are below the bytes of a slot. By the place in the slot, as the packet's start may still move.
+            self.next[frame.slot as usize].checksum.store((at as u32) << 16 | field as u32, Ordering::Relaxed);
+        }
+        leaves
+    }
+    /// The checksum of a chain that was left to who sends it.
+    pub fn left_checksum(&self, frame: &Frame) -> Option<Checksum> {
+        let left = self.next[frame.slot as usize].checksum.load(Ordering::Relaxed);
+        let start = (left >> 16).checked_sub(frame.start)?;
+        (left != 0 && frame.is_chain()).then_some(Checksum { start: start as u16, field: left as u16 })
+    }
+    /// Says that who sends frames of this arena finishes checksums that are left to it.
+    ///
+    /// # Panics
+    /// Where slots are longer than 64 KiB.
+    pub fn finish_checksums(&mut self) {
+        assert!(self.slot_bytes <= 1 << 16, "slots of {} bytes", self.slot_bytes);
+        self.finishes_checksums = true;
+    }
+    /// Tells whether they do.
+    pub fn finishes_checksums(&self) -> bool {
+        self.finishes_checksums
     }
     /// Takes off everything behind the first buffer, itself a frame with the others behind it; `None` where there is nothing.
     /// Before a frame is forgotten, this must have given `None`: buffers that are still behind it are lost.
@@ -284,6 +312,11 @@ impl Arena {
         assert!(slot < self.count && start <= self.slot_bytes && len <= self.slot_bytes - start, "slot {slot}: {len} bytes from {start}");
         Frame { slot, start, len, arena: self.id, last: slot, rest_len: 0 }
     }
+    /// The addresses of all slots.
+    pub(crate) fn memory(&self) -> std::ops::Range<u64> {
+        let start = self.base.as_ptr().expose_provenance() as u64;
+        start..start + u64::from(self.count) * u64::from(self.slot_bytes)
+    }
     /// Tells arenas apart.
     pub(crate) fn id(&self) -> u32 {
         self.id
@@ -312,10 +345,9 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        if self.mapped_bytes > 0 {
-            // SAFETY: `heap` mapped exactly this range, and no slice of it can outlive the arena that it borrows from.
-            let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.mapped_bytes) };
-        }
+        let bytes = self.count as usize * self.slot_bytes as usize;
+        // SAFETY: `heap` mapped exactly this range, and no slice of it can outlive the arena that it borrows from.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), bytes) };
     }
 }
 
@@ -370,6 +402,33 @@ mod tests {
         let mut last = arena.split(&mut rest).unwrap();
         assert_eq!((arena.bytes(&last), rest.total_len(), last.total_len()), (&b"three"[..], 3, 5));
         assert!(arena.split(&mut rest).is_none() && arena.split(&mut last).is_none());
+    }
+
+    #[test]
+    fn a_checksum_is_left_once_and_by_the_packet_that_it_is_of() {
+        let (mut arena, mut frames) = Arena::heap(4, 256, 64).unwrap();
+        let [Some(mut head), Some(mut more), Some(mut short)] = [frames.pop(), frames.pop(), frames.pop()] else { unreachable!() };
+        assert!(arena.set_len(&mut head, 100) && arena.set_len(&mut more, 100) && arena.set_len(&mut short, 100));
+        arena.append(&mut head, more);
+        assert!(!arena.leave_checksum(&head, 34, 16), "nobody would finish it");
+        arena.finish_checksums();
+        assert!(!arena.leave_checksum(&short, 34, 16) && !arena.leave_checksum(&head, 84, 16), "one buffer; beyond it");
+        assert_eq!(arena.left_checksum(&head), None);
+        assert!(arena.leave_checksum(&head, 34, 16));
+        assert!(arena.push_front(&mut head, 50));
+        assert_eq!(arena.left_checksum(&head), Some(Checksum { start: 84, field: 16 }), "wherever the packet starts");
+        head.pull_front(85);
+        assert_eq!(arena.left_checksum(&head), None, "what it is of was taken off");
+        // The same slots as another packet, short and long.
+        let mut more = arena.split(&mut head).unwrap();
+        arena.reset(&mut head);
+        assert!(arena.set_len(&mut head, 100) && arena.set_len(&mut more, 100));
+        assert_eq!(arena.left_checksum(&head), None);
+        arena.append(&mut head, more);
+        assert_eq!(arena.left_checksum(&head), None);
+        // An answer in the place of a packet.
+        assert!(arena.leave_checksum(&head, 34, 16) && arena.set_len(&mut head, 60));
+        assert_eq!(arena.left_checksum(&head), None);
     }
 
     #[test]

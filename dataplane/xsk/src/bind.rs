@@ -1,17 +1,19 @@
 //! Binding a socket to one queue of an interface, on any thread.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::net::xdp::{SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use tracing::debug;
-use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
-use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
 use crate::error::PortError;
 use crate::link::Link;
-use crate::memory::{Memory, Queues};
+use crate::memory::Memory;
 use crate::port::PortConfig;
+use crate::ring::Rings;
 
 /// A queue is free again 10 to 20 ms after its last socket was closed; we give it ten times that.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -20,7 +22,8 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Makes sockets on the memory of one worker, on any thread and in that thread's network namespace.
 #[derive(Clone)]
 pub struct Binder {
-    umem: Umem,
+    /// The socket that the memory is registered with.
+    anchor: Arc<OwnedFd>,
     arena: u32,
     ring: u32,
 }
@@ -31,23 +34,20 @@ pub struct Bound {
     pub(crate) interface: String,
     pub(crate) queue: u32,
     pub(crate) waiting: u32,
-    pub(crate) tx: TxQueue,
-    pub(crate) rx: RxQueue,
-    pub(crate) fill: FillQueue,
-    pub(crate) completion: CompQueue,
+    pub(crate) socket: OwnedFd,
+    pub(crate) rings: Rings,
 }
 
 impl Bound {
     /// The socket, for the redirect program's map.
     pub fn socket(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the queues live, and they live as long as the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+        self.socket.as_fd()
     }
 }
 
 impl Binder {
     pub(crate) fn new(memory: &Memory, ring: u32) -> Self {
-        Self { umem: memory.umem.clone(), arena: memory.arena.id(), ring }
+        Self { anchor: Arc::clone(&memory.anchor), arena: memory.arena.id(), ring }
     }
 
     /// Binds a socket. A queue that was in use a moment ago is waited for, up to 250 ms.
@@ -66,36 +66,27 @@ impl Binder {
             return Err(PortError::NoQueue { interface, queue, queues: link.rx_queues, source });
         }
         let deadline = Instant::now() + PATIENCE;
-        // EBUSY: the kernel still has a socket there. EINVAL, or no rings: so has libxdp, and would share that one's rings.
-        let (tx, rx, fill, completion) = loop {
-            let error = match self.try_bind(&interface, queue) {
-                Ok((tx, rx, Some((fill, completion)))) => break (tx, rx, fill, completion),
-                Ok((_, _, None)) => io::Error::from_raw_os_error(libc::EBUSY),
+        let (socket, rings) = loop {
+            let error = match self.try_bind(link.ifindex, queue) {
+                Ok(bound) => break bound,
                 Err(error) => error,
             };
-            if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EINVAL)) || Instant::now() >= deadline {
+            if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() >= deadline {
                 return Err(PortError::of_bind(&interface, queue, error));
             }
             std::thread::sleep(RETRY);
         };
-        raise_tx_budget(rx.fd().as_raw_fd(), self.ring);
-        Ok(Bound { arena: self.arena, interface, queue, waiting: *waiting, tx, rx, fill, completion })
+        raise_tx_budget(socket.as_raw_fd(), self.ring);
+        Ok(Bound { arena: self.arena, interface, queue, waiting: *waiting, socket, rings })
     }
 
-    fn try_bind(&self, interface: &str, queue: u32) -> io::Result<Queues> {
-        let ring = QueueSize::new(self.ring).map_err(io::Error::other)?;
-        let config = SocketConfig::builder()
-            .rx_queue_size(ring)
-            .tx_queue_size(ring)
-            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP)
-            .build();
-        let name: Interface = interface.parse().map_err(io::Error::other)?;
-        // SAFETY: program loading is inhibited, which is all that is asked where the queue is bound already.
-        unsafe { Socket::new(config, &self.umem, &name, queue) }.map_err(|error| {
-            let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
-            source.and_then(io::Error::raw_os_error).map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
-        })
+    fn try_bind(&self, ifindex: u32, queue: u32) -> io::Result<(OwnedFd, Rings)> {
+        let socket = socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        let rings = Rings::new(&socket, self.ring)?;
+        // How it copies and wakes is the anchor's affair (`memory`).
+        let addr = SocketAddrXdp::new(SocketAddrXdpFlags::XDP_SHARED_UMEM, ifindex, queue);
+        bind(&socket, &SocketAddrXdpWithSharedUmem { addr, shared_umem_fd: self.anchor.as_fd() })?;
+        Ok((socket, rings))
     }
 }
 

@@ -9,10 +9,11 @@ mod link;
 mod memory;
 mod port;
 mod redirect;
+mod ring;
 mod socket;
 mod wait;
 
-pub use arena::{Arena, Frame};
+pub use arena::{Arena, Checksum, Frame};
 pub use bind::{Binder, Bound};
 pub use error::PortError;
 pub use link::Link;

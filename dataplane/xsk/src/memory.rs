@@ -10,13 +10,15 @@
 //! ever meets: on the loopback device of a network namespace that nothing else is in and that goes when the socket closes.
 
 use std::io;
-use std::num::NonZeroU32;
-use std::ptr::NonNull;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::thread;
 
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::xdp::{SocketAddrXdp, SocketAddrXdpFlags, XdpUmemReg, XdpUmemRegFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use xsk_rs::config::{BindFlags, FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig as XskUmemConfig};
-use xsk_rs::{FrameDesc, Socket, Umem};
 
 use crate::arena::{Arena, Frame};
 use crate::error::PortError;
@@ -33,8 +35,8 @@ pub const BUFFERS_MAX: u32 = 17;
 /// Longest packet, Ethernet header included.
 pub const PACKET_BYTES_MAX: u32 = BUFFER_BYTES * BUFFERS_MAX;
 
-/// The queues of a socket, as xsk-rs gives them.
-pub(crate) type Queues = (xsk_rs::TxQueue, xsk_rs::RxQueue, Option<(xsk_rs::FillQueue, xsk_rs::CompQueue)>);
+/// Bytes in front of a packet to be sent that the kernel may be told to read (`struct xsk_tx_metadata`).
+pub(crate) const METADATA_BYTES: u32 = 24;
 
 /// Ports have lower numbers, sockets on their way out these and higher ones, up to 0x7ffe.
 pub(crate) const CLOSING_FIRST: u16 = 0x7000;
@@ -63,69 +65,50 @@ impl Owner {
 
 /// Slots, their owners and the registered memory.
 pub(crate) struct Memory {
+    /// The socket that the memory is registered with, whose descriptor others name to share it. The kernel has pinned the arena's
+    /// pages and writes by a mapping of its own, so that a socket that outlives this does no harm.
+    pub(crate) anchor: Arc<OwnedFd>,
     pub(crate) arena: Arena,
     pub(crate) free: Vec<Frame>,
     owner: Vec<Owner>,
     /// Descriptors that named a slot which the ring did not have; 0 unless the shared rings are corrupt.
     pub(crate) faults: u64,
-    pub(crate) umem: Umem,
-    /// Offset of the address within a [`FrameDesc`].
-    address_at: usize,
-    _anchor: Queues,
 }
 
 impl Memory {
-    /// Maps and registers `slots` slots with rings of `ring` descriptors for every port to come.
-    pub(crate) fn new(slots: u32, ring: u32) -> Result<Self, PortError> {
-        let invalid = |words: String| PortError::Config(words);
-        let count = NonZeroU32::new(slots).ok_or_else(|| invalid("0 slots".into()))?;
-        let ring = QueueSize::new(ring).map_err(|_| invalid(format!("rings of {ring} descriptors: only powers of two work")))?;
-        let frame_size = FrameSize::new(SLOT_BYTES).map_err(|error| invalid(error.to_string()))?;
-        let config = XskUmemConfig::builder()
-            .frame_size(frame_size)
-            .fill_queue_size(ring)
-            .comp_queue_size(ring)
-            .build()
-            .map_err(|error| invalid(error.to_string()))?;
-        let address_at = address_offset().ok_or_else(|| invalid("this build of xsk-rs keeps descriptors in an unknown form".into()))?;
-
+    /// Maps and registers `slots` slots.
+    pub(crate) fn new(slots: u32) -> Result<Self, PortError> {
+        if slots == 0 {
+            return Err(PortError::Config("0 slots".into()));
+        }
         let failed = |source: io::Error| match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => PortError::Permission { what: "make the packet memory".into(), source },
             _ => PortError::Memory { slots, slot_bytes: SLOT_BYTES, source },
         };
-        let made = thread::scope(|scope| scope.spawn(|| anchored(config, count)).join());
-        let (umem, anchor) = made.map_err(|_| failed(io::Error::other("the thread that makes it died")))?.map_err(failed)?;
-
-        // SAFETY: an empty view of the memory's start, which is mapped as long as `umem` lives.
-        let base = unsafe { umem.data(&FrameDesc::default()) }.contents().as_ptr();
-        // The mapping's address went to the kernel in XDP_UMEM_REG and so is exposed: the whole mapping may be reached by it.
-        let base = NonNull::new(std::ptr::with_exposed_provenance_mut(base.expose_provenance()))
-            .ok_or_else(|| failed(io::Error::other("mapped at address 0")))?;
-        // SAFETY: `umem` maps `slots * SLOT_BYTES` bytes from `base` until it is dropped, and lives beside the arena, which is
-        // only lent out. The kernel touches only slots given to it, of which no frame exists (module head). Nothing is
-        // unmapped by the arena.
-        let (arena, free) = unsafe { Arena::over(base, slots, SLOT_BYTES, HEADROOM_BYTES, 0) };
-        Ok(Self { arena, free, owner: vec![Owner::OURS; slots as usize], faults: 0, umem, address_at, _anchor: anchor })
+        let (mut arena, free) = Arena::heap(slots, SLOT_BYTES, HEADROOM_BYTES).map_err(failed)?;
+        let made = thread::scope(|scope| scope.spawn(|| anchor(&arena)).join());
+        let made = made.map_err(|_| failed(io::Error::other("the thread that registers it died")))?;
+        let (anchor, has_metadata) = made.map_err(failed)?;
+        if has_metadata {
+            arena.finish_checksums();
+        }
+        let owner = vec![Owner::OURS; slots as usize];
+        Ok(Self { anchor: Arc::new(anchor), arena, free, owner, faults: 0 })
     }
 
-    /// Gives the slot of `frame`, which is no chain, to the kernel and makes the descriptor that says so.
-    pub(crate) fn give(&mut self, frame: Frame, to: Owner) -> FrameDesc {
-        let address = self.arena.address(&frame);
+    /// Gives the slot of `frame`, which is no chain, to the kernel; gives the address of its first byte, as rings have it.
+    #[inline]
+    pub(crate) fn give(&mut self, frame: Frame, to: Owner) -> u64 {
         self.owner[frame.slot() as usize] = to;
-        let mut desc = FrameDesc::default();
-        // SAFETY: `address_offset` found that an aligned `usize` at this offset within a `FrameDesc` is its address.
-        unsafe { std::ptr::from_mut(&mut desc).cast::<u8>().add(self.address_at).cast::<usize>().write(address) };
-        // SAFETY: `address` is within the slot of `frame`, which belongs to this UMEM; we hold the frame, so nobody else
-        // looks at the slot.
-        unsafe { self.umem.data_mut(&mut desc) }.cursor().set_pos(frame.len());
-        desc
+        self.arena.address(&frame) as u64
     }
 
-    /// Takes a slot back that the kernel returned through the ring `from`; `None` if that ring never had it.
-    pub(crate) fn take(&mut self, desc: &FrameDesc, from: Owner) -> Option<Frame> {
-        let slot = desc.addr() / SLOT_BYTES as usize;
-        let start = (desc.addr() % SLOT_BYTES as usize) as u32;
-        let len = desc.lengths().data() as u32;
+    /// Takes a slot back that the kernel returned through the ring `from`, with `len` bytes at `address`; `None` if that ring never
+    /// had it.
+    #[inline]
+    pub(crate) fn take(&mut self, address: u64, len: u32, from: Owner) -> Option<Frame> {
+        let slot = (address / u64::from(SLOT_BYTES)) as usize;
+        let start = (address % u64::from(SLOT_BYTES)) as u32;
         match self.owner.get_mut(slot) {
             Some(owner) if *owner == from && len <= SLOT_BYTES - start => {
                 *owner = Owner::OURS;
@@ -184,44 +167,43 @@ impl Memory {
     }
 }
 
-/// Makes the memory and binds its anchor; changes the calling thread's network namespace for good.
-fn anchored(config: XskUmemConfig, count: NonZeroU32) -> io::Result<(Umem, Queues)> {
+/// Registers the memory and binds the socket that holds it; changes the calling thread's network namespace for good. Tells whether
+/// the kernel reads metadata.
+fn anchor(arena: &Arena) -> io::Result<(OwnedFd, bool)> {
     // SAFETY: the thread was made for this and ends after it; a network namespace holds no memory of ours.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET)? };
-    let source = |error: &dyn std::error::Error| {
-        let errno = error.source().and_then(|source| source.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
-        errno.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
-    };
-    // Huge pages where the node has reserved some; the mapping fails at once where it has none.
-    let (umem, _) = Umem::new(config, count, true).or_else(|_| Umem::new(config, count, false)).map_err(|error| source(&error))?;
-    let ring = QueueSize::new(64).map_err(|error| source(&error))?;
-    let socket = SocketConfig::builder()
-        .rx_queue_size(ring)
-        .tx_queue_size(ring)
-        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_USE_SG)
-        .build();
-    let loopback = "lo".parse().map_err(|_| io::Error::other("an interface name with a 0 in it"))?;
-    // SAFETY: the namespace is fresh, so nothing is bound to its loopback device.
-    let anchor = unsafe { Socket::new(socket, &umem, &loopback, 0) }.map_err(|error| source(&error))?;
-    Ok((umem, anchor))
+    let socket = socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let has_metadata = register(&socket, arena, libc::XDP_UMEM_TX_METADATA_LEN)?;
+    // A socket is bound only with a ring for packets and both of the memory's. No packet ever comes to these.
+    sockopt::set_xdp_rx_ring_size(&socket, 2)?;
+    sockopt::set_xdp_umem_fill_ring_size(&socket, 2)?;
+    sockopt::set_xdp_umem_completion_ring_size(&socket, 2)?;
+    let how = SocketAddrXdpFlags::XDP_COPY | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP | SocketAddrXdpFlags::XDP_USE_SG;
+    bind(&socket, &SocketAddrXdp::new(how, LOOPBACK, 0))?;
+    Ok((socket, has_metadata))
 }
 
-/// Finds where a [`FrameDesc`] keeps its address.
-///
-/// xsk-rs 0.11 has no setter for it: without one, a packet that starts elsewhere than where it was received (encapsulation,
-/// decapsulation) would have to be moved before it is sent. All fields of the type are integers.
-fn address_offset() -> Option<usize> {
-    const MARK: usize = 0x1234_5678_9abc_d000;
-    const { assert!(align_of::<FrameDesc>() == align_of::<usize>()) };
-    (0..size_of::<FrameDesc>()).step_by(size_of::<usize>()).find(|at| {
-        let mut desc = FrameDesc::default();
-        // SAFETY: in bounds, as the size is a multiple of the alignment; aligned, as both have the same alignment; any bits
-        // are valid where integers or padding are.
-        unsafe { std::ptr::from_mut(&mut desc).cast::<u8>().add(*at).cast::<usize>().write(MARK) };
-        desc.addr() == MARK
-    })
+/// Registers the memory with a socket, with room for metadata by `flag` where the kernel knows that (since Linux 6.11). Tells whether.
+fn register(socket: &OwnedFd, arena: &Arena, flag: u32) -> io::Result<bool> {
+    let bytes = arena.memory();
+    let plain = XdpUmemReg {
+        addr: bytes.start,
+        len: bytes.end - bytes.start,
+        chunk_size: SLOT_BYTES,
+        headroom: 0,
+        flags: XdpUmemRegFlags::empty(),
+        tx_metadata_len: 0,
+    };
+    let with_room = XdpUmemReg { flags: XdpUmemRegFlags::from_bits_retain(flag), tx_metadata_len: METADATA_BYTES, ..plain };
+    match sockopt::set_xdp_umem_reg(socket, with_room) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL) => Ok(sockopt::set_xdp_umem_reg(socket, plain).map(|()| false)?),
+        Err(error) => Err(error.into()),
+    }
 }
+
+/// Index of the loopback device in every network namespace.
+const LOOPBACK: u32 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -229,25 +211,26 @@ mod tests {
 
     #[test]
     fn a_frame_becomes_a_descriptor_and_back_wherever_it_starts() {
-        let mut memory = Memory::new(64, 64).unwrap();
+        let mut memory = Memory::new(64).unwrap();
         let mut frame = memory.free.pop().unwrap();
         assert!(memory.arena.set_len(&mut frame, 100) && memory.arena.push_front(&mut frame, 50));
         let (slot, start) = (frame.slot(), frame.headroom_bytes());
-        let desc = memory.give(frame, Owner::tx(7));
-        assert_eq!(desc.addr(), slot as usize * 4096 + 206);
-        assert_eq!((desc.lengths().data(), desc.options()), (150, 0));
+        let address = memory.give(frame, Owner::tx(7));
+        assert_eq!(address, u64::from(slot) * 4096 + 206);
         assert_eq!(memory.with_kernel(), 1);
-        assert!(memory.take(&desc, Owner::fill(7)).is_none(), "the fill ring never had it");
-        assert!(memory.take(&desc, Owner::tx(6)).is_none(), "another port never had it");
-        let frame = memory.take(&desc, Owner::tx(7)).unwrap();
+        assert!(memory.take(address, 150, Owner::fill(7)).is_none(), "the fill ring never had it");
+        assert!(memory.take(address, 150, Owner::tx(6)).is_none(), "another port never had it");
+        assert!(memory.take(address, 3891, Owner::tx(7)).is_none(), "it would reach into the next slot");
+        assert!(memory.take(64 * 4096, 0, Owner::tx(7)).is_none(), "there is no such slot");
+        let frame = memory.take(address, 150, Owner::tx(7)).unwrap();
         assert_eq!((frame.slot(), frame.headroom_bytes(), frame.len()), (slot, start, 150));
-        assert!(memory.take(&desc, Owner::tx(7)).is_none(), "a slot comes back once");
-        assert_eq!((memory.faults, memory.with_kernel()), (3, 0));
+        assert!(memory.take(address, 150, Owner::tx(7)).is_none(), "a slot comes back once");
+        assert_eq!((memory.faults, memory.with_kernel()), (5, 0));
     }
 
     #[test]
     fn what_a_closed_port_had_is_recovered_and_nothing_else() {
-        let mut memory = Memory::new(64, 64).unwrap();
+        let mut memory = Memory::new(64).unwrap();
         for n in 0..30u16 {
             let frame = memory.free.pop().unwrap();
             memory.give(frame, if n % 2 == 0 { Owner::fill(n % 3) } else { Owner::tx(n % 3) });
@@ -260,8 +243,15 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_that_does_not_know_metadata_takes_the_memory_without() {
+        let (arena, _frames) = Arena::heap(64, SLOT_BYTES, HEADROOM_BYTES).unwrap();
+        let socket = || socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap();
+        assert!(register(&socket(), &arena, libc::XDP_UMEM_TX_METADATA_LEN).unwrap(), "Linux 6.11");
+        assert!(!register(&socket(), &arena, 1 << 30).unwrap(), "a flag that no kernel knows");
+    }
+
+    #[test]
     fn numbers_that_cannot_work_are_refused() {
-        assert!(matches!(Memory::new(0, 64), Err(PortError::Config(_))));
-        assert!(matches!(Memory::new(64, 100), Err(PortError::Config(_))));
+        assert!(matches!(Memory::new(0), Err(PortError::Config(_))));
     }
 }

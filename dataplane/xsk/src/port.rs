@@ -8,20 +8,19 @@ use std::os::fd::BorrowedFd;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::net::sockopt;
+use rustix::net::xdp::XdpDescOptions;
 use tracing::{debug, warn};
-use xsk_rs::FrameDesc;
 
 use crate::arena::{Arena, Frame};
 use crate::bind::{Binder, Bound};
 use crate::error::PortError;
-use crate::memory::{BUFFERS_MAX, CLOSING_COUNT, CLOSING_FIRST, Memory, Owner};
+use crate::memory::{BUFFERS_MAX, CLOSING_COUNT, CLOSING_FIRST, METADATA_BYTES, Memory, Owner};
 use crate::socket::{Port, WAITING_FIRST, WAITING_LEAST};
 use crate::wait::{Sleeper, Waker};
 
-/// Descriptors moved at once.
-const BURST: usize = 64;
 /// Frames that one port may give before the next port has its turn.
-const TURN: usize = 32;
+const TURN: u32 = 32;
 /// Shortest packet that a port takes: an Ethernet header. The kernel would keep an empty one for good.
 const PACKET_BYTES_MIN: usize = 14;
 /// Highest port index plus one.
@@ -129,7 +128,6 @@ pub struct Ports {
     closing: Vec<Closing>,
     sleeper: Sleeper,
     calls: SystemCalls,
-    scratch: Vec<FrameDesc>,
     // Last: the sockets above keep the memory registered.
     memory: Memory,
     ring: u32,
@@ -141,23 +139,13 @@ impl Ports {
     /// # Errors
     /// `Config`, `Permission` or `Memory`.
     pub fn new(config: UmemConfig) -> Result<Self, PortError> {
-        let memory = Memory::new(config.slots, config.ring)?;
+        if !config.ring.is_power_of_two() {
+            return Err(PortError::Config(format!("rings of {} descriptors: only powers of two work", config.ring)));
+        }
+        let memory = Memory::new(config.slots)?;
         let sleeper = Sleeper::new().map_err(|source| PortError::Memory { slots: 0, slot_bytes: 0, source })?;
-        let scratch = vec![FrameDesc::default(); BURST];
         let (ports, live, sending, closing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self {
-            ports,
-            live,
-            waiting: 0,
-            turn: 0,
-            sending,
-            closing,
-            sleeper,
-            calls: SystemCalls::default(),
-            scratch,
-            memory,
-            ring: config.ring,
-        })
+        Ok(Self { ports, live, waiting: 0, turn: 0, sending, closing, sleeper, calls: SystemCalls::default(), memory, ring: config.ring })
     }
 
     /// The memory that the frames live in.
@@ -198,14 +186,12 @@ impl Ports {
         if bound.arena != self.memory.arena.id() {
             return Err(PortError::Config("the socket was bound for the memory of another worker".into()));
         }
-        let Bound { interface, queue, waiting, tx, rx, fill, completion, .. } = bound;
+        let Bound { interface, queue, waiting, socket, rings, .. } = bound;
         let mut port = Port {
             interface,
             queue,
-            tx,
-            rx,
-            fill,
-            completion,
+            socket,
+            rings,
             ring: self.ring,
             waiting: 0,
             waiting_max: waiting.min(self.ring),
@@ -213,14 +199,13 @@ impl Ports {
             in_tx: 0,
             partial: None,
             in_partial: 0,
-            staged: Vec::with_capacity(self.ring as usize),
             sending: false,
             watched: false,
         };
         let start = if self.waiting + WAITING_FIRST <= self.memory.arena.count() / 4 { WAITING_FIRST } else { WAITING_LEAST };
         port.waiting = start.min(port.waiting_max);
         self.waiting += port.waiting;
-        port.refill(index, &mut self.memory, &mut self.scratch, &mut self.calls);
+        port.refill(index, &mut self.memory, &mut self.calls);
         if self.ports.len() <= usize::from(index) {
             self.ports.resize_with(usize::from(index) + 1, || None);
         }
@@ -274,8 +259,8 @@ impl Ports {
             // Where no thread could be started, the socket was closed on the spot.
             let done = closing.thread.as_ref().is_none_or(JoinHandle::is_finished);
             if done {
-                // SAFETY: the thread that closed the socket has ended; nothing else held the socket but the redirect map,
-                // from which closing removes it.
+                // SAFETY: the thread that dropped the port has ended: its descriptor is closed and its rings unmapped. Nothing else
+                // held the socket but the redirect map, from which closing removes it.
                 unsafe { memory.recover(closing.id) };
             }
             !done
@@ -325,10 +310,8 @@ impl Ports {
             let index = self.live[self.turn];
             self.turn += 1;
             let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else { continue };
-            let want = (max - count).min(TURN).min(self.scratch.len());
-            // SAFETY: the descriptors are overwritten before they are read, from the ring of a socket on our UMEM.
-            let got = unsafe { port.rx.consume(&mut self.scratch[..want]) };
-            if got == 0 {
+            let ready = port.rings.rx.ready();
+            if ready == 0 {
                 continue;
             }
             if port.watched {
@@ -337,16 +320,20 @@ impl Ports {
                 self.calls.watch += 1;
                 self.sleeper.forget(port.socket());
             }
-            for desc in &self.scratch[..got] {
-                if let Some(frame) = self.memory.take(desc, Owner::fill(index)) {
+            let want = ((max - count) as u32).min(TURN);
+            for _ in 0..want {
+                let Some(desc) = port.rings.rx.pop() else { break };
+                if let Some(frame) = self.memory.take(desc.addr, desc.len, Owner::fill(index)) {
                     port.in_fill -= 1;
-                    if let Some(packet) = port.join(frame, desc.has_more_frames(), &self.memory.arena) {
+                    let has_more = desc.options.contains(XdpDescOptions::XDP_PKT_CONTD);
+                    if let Some(packet) = port.join(frame, has_more, &self.memory.arena) {
                         count += 1;
                         take(index, packet);
                     }
                 }
             }
-            if got == want && port.waiting < port.waiting_max && got as u32 + port.rx.nb_avail_exact() > port.waiting / 2 {
+            port.rings.rx.release();
+            if ready >= want && port.waiting < port.waiting_max && ready > port.waiting / 2 {
                 // A burst that was twice as long would have lost packets. Half of the memory stays for what is under way.
                 let more = port.waiting.min(port.waiting_max - port.waiting);
                 if self.waiting + more <= self.memory.arena.count() / 2 {
@@ -354,7 +341,7 @@ impl Ports {
                     port.waiting += more;
                 }
             }
-            port.refill(index, &mut self.memory, &mut self.scratch, &mut self.calls);
+            port.refill(index, &mut self.memory, &mut self.calls);
         }
         count
     }
@@ -367,17 +354,18 @@ impl Ports {
     pub fn tx(&mut self, index: u16, frame: Frame) -> Result<(), Frame> {
         let Some(Some(port)) = self.ports.get_mut(usize::from(index)) else { return Err(frame) };
         let buffers = if frame.is_chain() { self.memory.arena.buffers(&frame).count() as u32 } else { 1 };
-        if frame.len() < PACKET_BYTES_MIN || buffers > BUFFERS_MAX {
+        // The kernel wants this room in front of every buffer. Further ones have it: they start where they were received.
+        let cramped = self.memory.arena.finishes_checksums() && frame.headroom_bytes() < METADATA_BYTES as usize;
+        if frame.len() < PACKET_BYTES_MIN || buffers > BUFFERS_MAX || cramped {
             return Err(frame);
         }
-        if port.in_tx + buffers > port.ring {
-            port.send(index, &mut self.memory, &mut self.scratch, &mut self.calls);
-            if port.in_tx + buffers > port.ring {
+        if !port.has_room(buffers) {
+            port.send(index, &mut self.memory, &mut self.calls);
+            if !port.has_room(buffers) {
                 return Err(frame);
             }
         }
         port.stage(index, frame, &mut self.memory);
-        port.in_tx += buffers;
         if !port.sending {
             port.sending = true;
             self.sending.push(index);
@@ -392,7 +380,7 @@ impl Ports {
         while let Some(index) = self.sending.get(n).copied() {
             let done = match self.ports.get_mut(usize::from(index)) {
                 Some(Some(port)) => {
-                    port.send(index, &mut self.memory, &mut self.scratch, &mut self.calls);
+                    port.send(index, &mut self.memory, &mut self.calls);
                     port.sending = port.in_tx > 0;
                     !port.sending
                 }
@@ -422,8 +410,8 @@ impl Ports {
         let mut counts = FrameCounts { total: self.memory.arena.count(), free: self.memory.free.len() as u32, ..FrameCounts::default() };
         for port in self.ports.iter_mut().flatten() {
             // What the kernel has moved on between the two reads makes the second number grow, never the sum.
-            let received = port.rx.nb_avail_exact().min(port.in_fill);
-            let completed = port.completion.nb_avail_exact().min(port.in_tx);
+            let received = port.rings.rx.ready().min(port.in_fill);
+            let completed = port.rings.completion.ready().min(port.in_tx);
             counts.fill += port.in_fill - received;
             counts.rx += received + port.in_partial;
             counts.tx += port.in_tx - completed;
@@ -452,11 +440,12 @@ impl Ports {
     /// What getsockopt says; `NotFound` without such a port.
     pub fn statistics(&self, index: u16) -> io::Result<PortStatistics> {
         let port = self.ports.get(usize::from(index)).and_then(Option::as_ref).ok_or(io::ErrorKind::NotFound)?;
-        let s = port.rx.fd().xdp_statistics()?;
+        let s = sockopt::xdp_statistics(port.socket())?;
         Ok(PortStatistics {
-            rx_ring_full: s.rx_ring_full(),
-            rx_dropped: s.rx_dropped(),
-            invalid_descriptors: s.rx_invalid_descs() + s.tx_invalid_descs(),
+            // Since Linux 5.9, long before what we need.
+            rx_ring_full: s.rx_ring_full.unwrap_or(0),
+            rx_dropped: s.rx_dropped,
+            invalid_descriptors: s.rx_invalid_descs + s.tx_invalid_descs,
         })
     }
 

@@ -77,7 +77,9 @@ fn a_packet_may_start_anywhere_when_it_is_sent() {
     in_namespace(|| {
         let (mut ports, _redirect) = two_pods();
         let (a, b) = (Raw::open("a1"), Raw::open("b1"));
-        for (n, shift) in (-100i32..=256).enumerate() {
+        // What the kernel may be told of a packet stands in front of it.
+        const ROOM: i32 = 24;
+        for (n, shift) in (-100i32..=256 - ROOM).enumerate() {
             let sent = frame(n as u32, 400);
             assert!(a.send(&sent));
             let mut held = Vec::new();
@@ -96,6 +98,10 @@ fn a_packet_may_start_anywhere_when_it_is_sent() {
             let got = b.recv_where(|bytes| *bytes == expected);
             assert!(got.is_some(), "a start moved by {shift}");
         }
+        let mut cramped = ports.alloc().unwrap();
+        assert!(ports.arena().fill(&mut cramped, &frame(0, 400)) && ports.arena().push_front(&mut cramped, 256 - ROOM as usize + 1));
+        let cramped = ports.tx(1, cramped).unwrap_err();
+        ports.free(cramped);
         assert_all_home(ports.frames());
     });
 }
@@ -130,6 +136,51 @@ fn packets_of_many_buffers_pass_byte_for_byte() {
         }
         assert_all_home(ports.frames());
         assert_eq!((ports.faults(), ports.statistics(0).unwrap().rx_dropped, ports.statistics(1).unwrap().invalid_descriptors), (0, 0, 0));
+    });
+}
+
+#[test]
+fn a_checksum_that_is_left_to_the_kernel_is_taken_as_right() {
+    in_namespace(|| {
+        let (mut ports, _redirect) = two_pods_of_large_mtu();
+        ip("link set b1 address 02:00:00:00:00:02");
+        ip("address add 192.0.2.2/24 dev b1");
+        let a = Raw::open("a1");
+        let socket = std::net::UdpSocket::bind("192.0.2.2:7").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let payload: Vec<u8> = (0..20_000).map(|at| (at * 7 + at / 256) as u8).collect();
+        // From 192.0.2.1 port 7, with the sums of its headers as a stack leaves them that expects hardware to finish the second.
+        let (total, udp_len) = (payload.len() as u16 + 28, payload.len() as u16 + 8);
+        let mut header = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 0, 7, 0, 7, 0, 0, 0, 0];
+        header[2..4].copy_from_slice(&total.to_be_bytes());
+        header[24..26].copy_from_slice(&udp_len.to_be_bytes());
+        let sum = |bytes: &[u8]| bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum::<u32>();
+        let folded = |sum: u32| ((sum & 0xffff) + (sum >> 16)) as u16;
+        let (ip_sum, pseudo) = (!folded(sum(&header[..20])), folded(sum(&header[12..20]) + 17 + u32::from(udp_len)));
+        header[10..12].copy_from_slice(&ip_sum.to_be_bytes());
+        header[26..28].copy_from_slice(&pseudo.to_be_bytes());
+        let sent = [&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0][..], &header, &payload].concat();
+        for leaves in [false, true, false] {
+            assert!(a.send(&sent));
+            let mut held = Vec::new();
+            while ports.rx(64, |_, frame| held.push(frame)) == 0 {}
+            let mut packet = held.remove(0);
+            // The start may still move.
+            assert!(ports.arena().push_front(&mut packet, 50));
+            assert!(!leaves || ports.arena().leave_checksum(&packet, 50 + 34, 6));
+            packet.pull_front(50);
+            ports.tx(1, packet).unwrap();
+            ports.flush();
+            let mut got = vec![0; 1 << 16];
+            let got = socket.recv(&mut got).map(|len| got[..len].to_vec());
+            assert_eq!(got.ok(), leaves.then(|| payload.clone()), "left to the kernel: {leaves}");
+        }
+        // A short one is finished by whoever has it.
+        let mut short = ports.alloc().unwrap();
+        assert!(ports.arena().fill(&mut short, &sent[..100]) && !ports.arena().leave_checksum(&short, 34, 6));
+        ports.free(short);
+        assert_all_home(ports.frames());
+        assert_eq!(ports.statistics(1).unwrap().invalid_descriptors, 0);
     });
 }
 
