@@ -101,6 +101,7 @@ impl<M: FlowMap<Entry>> MapPath<M> {
         for batch in packets.chunks_mut(BATCH) {
             for packet in &*batch {
                 arena.prefetch(&packet.frame);
+                arena.prefetch_headroom(&packet.frame);
             }
             let guard = self.flows.guard();
             for packet in batch {

@@ -405,6 +405,8 @@ impl Traffic {
                 local: &mut self.local,
                 now: self.now,
             };
+            // As ports do with what they receive.
+            batch.iter().for_each(|packet| self.arena.prefetch(&packet.frame));
             process(&mut cx, batch, &mut ());
             self.now += PACKET_NANOS * batch.len() as u64;
         }

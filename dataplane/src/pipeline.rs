@@ -85,6 +85,8 @@ pub struct Local {
     limiters: Vec<Limiter>,
     /// Up to when the connection table was swept, nanoseconds of the clock.
     swept: u64,
+    /// The last batch had packets for the overlay: this one will have, too.
+    encapsulates: bool,
     /// Room for the batch between the stages.
     arrivals: Vec<hot::Arrival>,
     /// Likewise, of the same numbers: of an arrival that the index does not know.
@@ -105,6 +107,7 @@ impl Local {
             unresolved: None,
             limiters: Vec::new(),
             swept: 0,
+            encapsulates: false,
             arrivals: vec![hot::Arrival::BLANK; BATCH_MAX],
             foreseen: vec![Foreseen::BLANK; BATCH_MAX],
         }
@@ -211,6 +214,7 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
     }
     observer.stage(Stage::Apply, batch.len());
     let [plain, encap, host] = followed;
+    cx.local.encapsulates = encap > 0;
     cx.local.followed += plain + encap + host;
     cx.local.counters.verdicts(plain, encap, host);
     cx.local.counters.batches += 1;

@@ -34,7 +34,8 @@ pub type Batch = Vec<Packet>;
 pub trait PacketIo {
     /// The memory that the frames live in.
     fn arena(&self) -> &Arena;
-    /// Appends what has arrived to `batch`, up to [`BATCH_MAX`] in all.
+    /// Appends what has arrived to `batch`, up to [`BATCH_MAX`] in all, and has asked for the memory of its headers
+    /// ([`Arena::prefetch`]), where another core wrote them.
     ///
     /// # Errors
     /// Only where the source as a whole is broken; a port that vanished is not an error.

@@ -137,6 +137,8 @@ pub(super) struct Lane<'a, I> {
     departures: &'a [Departure],
     generation: u32,
     now: Ticks,
+    /// The overlay was used a moment ago.
+    encapsulates: bool,
 }
 
 impl<'a, I: Isa> Lane<'a, I> {
@@ -151,6 +153,7 @@ impl<'a, I: Isa> Lane<'a, I> {
             departures: tables.routes.departures(),
             generation: tables.generation,
             now: Ticks::from_nanos(cx.now),
+            encapsulates: cx.local.encapsulates,
         }
     }
 }
@@ -167,8 +170,10 @@ pub(super) fn look<I: Isa, O: Observer>(
     arrivals: &mut [Arrival],
     observer: &mut O,
 ) -> bool {
-    for packet in batch {
-        lane.arena.prefetch(&packet.frame);
+    if lane.encapsulates {
+        for packet in batch {
+            lane.arena.prefetch_headroom(&packet.frame);
+        }
     }
     counters.received += batch.len() as u64;
     let ports = &mut counters.ports[..];
@@ -328,7 +333,7 @@ fn tcp_flags(header: &[u8; tcp::LEN], number: u8) -> u8 {
     header[13] & only_tcp(number) as u8
 }
 
-/// Tells whether the sender's stack left the checksum to hardware; see [`finish_checksum`](crate::parse::finish_checksum).
+/// Tells whether the sender's stack left the checksum to hardware; see [`is_unfinished`](crate::parse::is_unfinished).
 /// `addresses` is their sum.
 #[inline(always)]
 fn is_unfinished(header: &[u8; tcp::LEN], number: u8, segment_len: i32, addresses: u64) -> bool {

@@ -156,22 +156,36 @@ impl Arena {
         self.headroom_bytes
     }
 
-    /// Asks for the first cache line of a packet, which holds its headers, and the one before it, which encapsulation writes.
+    /// Asks for the first cache line of a packet, which holds its headers, to be written: another core, which wrote it, gives it up at
+    /// once and not twice, first to be read.
     #[inline(always)]
     pub fn prefetch(&self, frame: &Frame) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let at = frame.slot as usize * self.slot_bytes as usize + frame.start as usize;
-            let header = self.base.as_ptr().wrapping_add(at);
-            // SAFETY: a prefetch reads and writes nothing that the program could see and never faults, whatever the address.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(header.cast());
-                _mm_prefetch::<_MM_HINT_T0>(header.wrapping_sub(64).cast());
-            }
+        // SAFETY: PREFETCHW reads and writes nothing that the program could see and never faults, whatever the address. Processors
+        // without it take it for a NOP. An intrinsic exists, but without the target feature it asks for reading only.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) self.start(frame), options(nomem, nostack, preserves_flags));
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = frame;
+    }
+    /// Asks for the cache line before a packet, which encapsulation writes.
+    #[inline(always)]
+    pub fn prefetch_headroom(&self, frame: &Frame) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.start(frame).wrapping_sub(64).cast()) };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = frame;
+    }
+    /// Where a packet begins, for who does not read there.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[inline(always)]
+    fn start(&self, frame: &Frame) -> *const u8 {
+        self.base.as_ptr().wrapping_add(frame.slot as usize * self.slot_bytes as usize + frame.start as usize)
     }
     /// The bytes of a packet's first buffer.
     #[inline(always)]

@@ -325,6 +325,7 @@ impl Ports {
                 let Some(desc) = port.rings.rx.pop() else { break };
                 if let Some(frame) = self.memory.take(desc.addr, desc.len, Owner::fill(index)) {
                     port.in_fill -= 1;
+                    self.memory.arena.prefetch(&frame);
                     let has_more = desc.options.contains(XdpDescOptions::XDP_PKT_CONTD);
                     if let Some(packet) = port.join(frame, has_more, &self.memory.arena) {
                         count += 1;
