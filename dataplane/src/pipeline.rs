@@ -177,13 +177,12 @@ impl Way {
 /// An empty batch is good for the upkeep of the tables and should come now and then when nothing else does.
 pub fn process<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mut O) {
     match cx.conns.modern() {
-        Some(isa) => isa.run(|| process_with(cx, batch, observer, isa)),
+        Some(isa) => process_with(cx, batch, observer, isa),
         None => process_with(cx, batch, observer, Baseline),
     }
 }
 
 /// [`process`] by a set of instructions.
-#[inline(always)]
 fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &mut O, isa: impl Isa) {
     let ports = cx.tables.ports.count();
     cx.local.counters.fit_ports(ports);
@@ -196,7 +195,8 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
         cx.local.foreseen.resize(batch.len(), Foreseen::BLANK);
     }
     let lane = hot::Lane::new(cx, isa);
-    if hot::look(&lane, &mut cx.local.counters, batch, &mut arrivals[..batch.len()], observer) {
+    let counters = &mut cx.local.counters;
+    if isa.run(|| hot::look(&lane, counters, batch, &mut arrivals[..batch.len()], observer)) {
         first::foresee(cx, &arrivals[..batch.len()]);
     }
     let mut followed = [0; 3];
@@ -204,7 +204,7 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
     while index < batch.len() {
         if O::HEARS != Hears::Everything {
             let ports = &mut cx.local.counters.ports;
-            index += hot::follow_run(&lane, ports, &mut batch[index..], &arrivals[index..], &mut followed);
+            index += isa.run(|| hot::follow_run(&lane, ports, &mut batch[index..], &arrivals[index..], &mut followed));
         }
         if let Some(packet) = batch.get_mut(index) {
             packet.verdict = general(cx, packet, &arrivals[index], index, observer);

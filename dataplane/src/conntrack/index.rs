@@ -38,19 +38,25 @@ fn next_way<'a>(bucket: &'a Bucket, mask: &mut u32) -> Option<&'a AtomicU64> {
     Some(way)
 }
 
-/// Entry and direction in 32 bits; 0 is none, as entry 0 does not exist.
+/// Entry and direction in 32 bits: the number of the direction's line. 0 is none, as entry 0 does not exist.
+///
+/// Every other entry has its lines swapped: traffic that goes mostly one way would otherwise use half of the cache's sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot(pub(super) u32);
 
 impl Slot {
     pub(super) const fn new(entry: u32, dir: FlowDir) -> Self {
-        Self(entry << 1 | dir as u32)
+        Self(entry << 1 | (dir as u32 ^ entry & 1))
     }
     pub(super) const fn entry(self) -> u32 {
         self.0 >> 1
     }
     pub(super) const fn dir(self) -> FlowDir {
-        if self.0 & 1 == 0 { FlowDir::Original } else { FlowDir::Reply }
+        if (self.0 ^ self.entry()) & 1 == 0 { FlowDir::Original } else { FlowDir::Reply }
+    }
+    /// The other direction of the entry.
+    pub(super) const fn partner(self) -> Self {
+        Self(self.0 ^ 1)
     }
 }
 

@@ -126,9 +126,9 @@ impl ConnTable {
         cold.counter.store(init.counter, Ordering::Relaxed);
         cold.created.store(now.0, Ordering::Relaxed);
         let [original, reply] = ends.each_ref().map(|end| &end.key);
-        let lines = [FlowDir::Original, FlowDir::Reply].map(|dir| self.line_of(entry, dir));
-        lines[0].write(original, reply, &init.original, init.generation, init.state, now);
-        lines[1].write(reply, original, &init.reply, init.generation, init.state, now);
+        for (dir, keys, leg) in [(FlowDir::Original, [original, reply], &init.original), (FlowDir::Reply, [reply, original], &init.reply)] {
+            self.line_of(entry, dir).write(dir, keys, leg, init.generation, init.state, now);
+        }
     }
 
     /// Brings a written entry to life. On failure it is dead, though not unlinked.

@@ -14,10 +14,9 @@
 //! So an IPv4 packet needs its own line and no other. IPv6 leaves no room for translated addresses: a translated packet
 //! takes them from the partner line, whose inverse they are; one that is not translated needs its own line only.
 //!
-//! Words 0 to 3 (of IPv4: 0 to 2), and of word 4 all but the state and `LIVE`, never change while the flow lives.
+//! Words 0 to 3 (of IPv4: 0 to 2), and of word 4 all but the state, `STEADY` and `LIVE`, never change while the flow lives.
 
 use super::flow::{FlowCounts, FlowDir, Leg, Ticks};
-use super::index::Slot;
 use super::state::FlowState;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
 use super::tcp::Numbers;
@@ -59,28 +58,22 @@ const PROTO_SHIFT: u32 = 32;
 /// Readers may see the line.
 pub(super) const LIVE: u64 = 1 << 40;
 const V6: u64 = 1 << 41;
-const NAT_SRC: u64 = 1 << 42;
-const NAT_DST: u64 = 1 << 43;
+/// The state is one that packets of this direction leave as it is, but for some flags ([`FlowState::is_steady`]).
+const STEADY: u64 = 1 << 42;
+/// Packets leave with another tuple.
+const NAT: u64 = 1 << 43;
 const STATE_SHIFT: u32 = 44;
 const STATE: u64 = 15 << STATE_SHIFT;
 const L4_DELTA_SHIFT: u32 = 48;
 /// Ports, protocol and family: what of word 4 belongs to the key.
 const KEY: u64 = ((1 << 40) - 1) | V6;
-/// How many bits of word 4 are above those of the key and `LIVE`.
-const NOT_KEY: u32 = 64 - 42;
+/// Nothing but the key and `LIVE` is as low as this, and with the next bit nothing else but `STEADY`.
+const MARKED_BITS: u32 = 42;
+const _: () = assert!((KEY | LIVE).trailing_ones() == MARKED_BITS && STEADY == 1 << MARKED_BITS);
 
-/// Which line of the slab holds a direction. Every other entry has its lines swapped: traffic that goes mostly one way would
-/// otherwise use half of the cache's sets.
-pub(super) const fn line_index(slot: Slot) -> u32 {
-    slot.0 ^ (slot.0 >> 1 & 1)
-}
-/// Whose line it is.
-pub(super) const fn slot_of(line: u32) -> Slot {
-    Slot(line ^ (line >> 1 & 1))
-}
-/// The line of the other direction, beside it.
-pub(super) const fn partner_index(line: u32) -> u32 {
-    line ^ 1
+/// A state as it stands in word 4 of a direction.
+const fn state_bits(state: FlowState, dir: FlowDir) -> u64 {
+    (state as u64) << STATE_SHIFT | if state.is_steady(dir) { STEADY } else { 0 }
 }
 
 /// A tuple as a line holds it and the hash takes it. The hot lane makes one of a header without a [`Tuple`] in between.
@@ -178,28 +171,28 @@ impl Line {
         self.words[word].load(Ordering::Relaxed)
     }
 
+    #[inline(always)]
+    fn word4(&self) -> u64 {
+        self.load(4)
+    }
+
     /// Writes a new flow's direction, not yet live; `back` is the key of the other one, the inverse of what its packets become. The
     /// caller owns the entry; publishing it in the index is the release.
     #[inline]
-    pub(super) fn write(&self, key: &Key, back: &Key, leg: &Leg, generation: u32, state: FlowState, now: Ticks) {
+    pub(super) fn write(&self, dir: FlowDir, [key, back]: [&Key; 2], leg: &Leg, generation: u32, state: FlowState, now: Ticks) {
         let mut words = key.words;
-        let (ports, to_ports) = (key.word4 as u32, (back.word4 as u32).rotate_left(16));
-        let ports_differ = ports ^ to_ports;
-        let (src, dst) = if key.is_v6() {
+        let to_ports = (back.word4 as u32).rotate_left(16);
+        let addresses_differ = if key.is_v6() {
             let ([s1, s0, d1, d0], [bs1, bs0, bd1, bd0]) = (key.words, back.words);
-            ((s1 ^ bd1) | (s0 ^ bd0), (d1 ^ bs1) | (d0 ^ bs0))
+            (s1 ^ bd1) | (s0 ^ bd0) | (d1 ^ bs1) | (d0 ^ bs0)
         } else {
             let to = back.words[0].rotate_left(32);
             words[1] = u64::from(to_ports) | u64::from(leg.l3_delta) << 32;
             words[2] = to;
-            ((words[0] ^ to) >> 32, (words[0] ^ to) & 0xffff_ffff)
+            words[0] ^ to
         };
-        let nat = |differs: u64, mark: u64| if differs != 0 { mark } else { 0 };
-        let word4 = key.word4
-            | nat(src | u64::from(ports_differ & 0xffff), NAT_SRC)
-            | nat(dst | u64::from(ports_differ >> 16), NAT_DST)
-            | (state as u64) << STATE_SHIFT
-            | u64::from(leg.l4_delta) << L4_DELTA_SHIFT;
+        let is_translated = addresses_differ | u64::from(key.word4 as u32 ^ to_ports) != 0;
+        let word4 = key.word4 | if is_translated { NAT } else { 0 } | state_bits(state, dir) | u64::from(leg.l4_delta) << L4_DELTA_SHIFT;
         let [w0, w1, w2, w3] = words;
         let exit = u64::from(leg.exit) | u64::from(generation) << 32;
         let all = [w0, w1, w2, w3, word4, exit, u64::from(now.0) << 32, 0];
@@ -211,19 +204,22 @@ impl Line {
     /// Tells whether this is the direction with that key, whoever may see it.
     #[inline(always)]
     pub(super) fn has_key(&self, key: &Key) -> bool {
-        (self.difference(key) & KEY) | self.difference_of_addresses(key, key.is_v6()) == 0
+        (self.word4() ^ key.word4) & KEY | self.difference_of_addresses(key, key.is_v6()) == 0
     }
     /// Tells whether this is the direction with that key, and live. `is_v6` is the key's.
     #[inline(always)]
     pub(super) fn is(&self, key: &Key, is_v6: bool) -> bool {
-        // Nothing but key and mark is as low as this.
-        const { assert!((KEY | LIVE) << NOT_KEY >> NOT_KEY == KEY | LIVE && (KEY | LIVE).trailing_ones() == 64 - NOT_KEY) };
-        (self.difference(key) ^ LIVE) << NOT_KEY | self.difference_of_addresses(key, is_v6) == 0
+        self.has::<MARKED_BITS>(key, LIVE, is_v6)
     }
-    /// Of word 4, in which a key has no `LIVE`.
+    /// The same of a direction whose state is steady too.
     #[inline(always)]
-    fn difference(&self, key: &Key) -> u64 {
-        self.load(4) ^ key.word4
+    pub(super) fn is_steady(&self, key: &Key, is_v6: bool) -> bool {
+        self.has::<{ MARKED_BITS + 1 }>(key, LIVE | STEADY, is_v6)
+    }
+    /// Tells whether these marks stand beside that key, which has none, in so many bits of word 4.
+    #[inline(always)]
+    fn has<const BITS: u32>(&self, key: &Key, marks: u64, is_v6: bool) -> bool {
+        (self.word4() ^ key.word4 ^ marks) << (u64::BITS - BITS) | self.difference_of_addresses(key, is_v6) == 0
     }
     #[inline(always)]
     fn difference_of_addresses(&self, key: &Key, is_v6: bool) -> u64 {
@@ -234,7 +230,7 @@ impl Line {
     /// The key.
     #[inline(always)]
     pub(super) fn key(&self) -> Key {
-        let word4 = self.load(4) & KEY;
+        let word4 = self.word4() & KEY;
         let rest = if word4 & V6 == 0 { [0; 3] } else { [self.load(1), self.load(2), self.load(3)] };
         Key { words: [self.load(0), rest[0], rest[1], rest[2]], word4 }
     }
@@ -246,12 +242,12 @@ impl Line {
     /// The tuple with which packets leave; `partner` is the other direction's line.
     #[inline(always)]
     pub(super) fn translated(&self, partner: &Self) -> Tuple {
-        let word4 = self.load(4);
+        let word4 = self.word4();
         if word4 & V6 == 0 {
             let (ports, both) = (self.load(1), self.load(2));
             let (src, dst) = (Ip::v4((both >> 32) as u32), Ip::v4(both as u32));
             Tuple { src, dst, sport: ports as u16, dport: (ports >> 16) as u16, proto: (word4 >> 32) as u8 }
-        } else if word4 & (NAT_SRC | NAT_DST) == 0 {
+        } else if word4 & NAT == 0 {
             self.tuple()
         } else {
             partner.tuple().inverse()
@@ -266,21 +262,15 @@ impl Line {
     /// Likewise for an IPv6 direction: source and destination in two words each, ports.
     #[inline(always)]
     pub(super) fn translated_v6(&self, partner: &Self) -> ([u64; 4], u32) {
-        if self.load(4) & (NAT_SRC | NAT_DST) == 0 {
-            ([self.load(0), self.load(1), self.load(2), self.load(3)], self.load(4) as u32)
+        if self.word4() & NAT == 0 {
+            ([self.load(0), self.load(1), self.load(2), self.load(3)], self.word4() as u32)
         } else {
             ([partner.load(2), partner.load(3), partner.load(0), partner.load(1)], (partner.load(4) as u32).rotate_left(16))
         }
     }
     #[inline(always)]
     pub(super) fn l4_delta(&self) -> u16 {
-        (self.load(4) >> L4_DELTA_SHIFT) as u16
-    }
-    /// Source and destination: whether they are translated.
-    #[inline(always)]
-    pub(super) fn nat(&self) -> (bool, bool) {
-        let word4 = self.load(4);
-        (word4 & NAT_SRC != 0, word4 & NAT_DST != 0)
+        (self.word4() >> L4_DELTA_SHIFT) as u16
     }
     /// Exit and the generation that decided it.
     #[inline(always)]
@@ -291,7 +281,7 @@ impl Line {
     /// Exit, deltas, and the generation that decided them.
     #[inline(always)]
     pub(super) fn leg(&self) -> (Leg, u32) {
-        let (word4, (exit, generation)) = (self.load(4), self.exit());
+        let (word4, (exit, generation)) = (self.word4(), self.exit());
         let l3_delta = if word4 & V6 == 0 { (self.load(1) >> 32) as u16 } else { 0 };
         (Leg { exit, l3_delta, l4_delta: self.l4_delta() }, generation)
     }
@@ -303,7 +293,7 @@ impl Line {
 
     /// Lets readers see the first line of a flow: nobody has found it yet, so nobody else writes the marks.
     pub(super) fn set_live_first(&self) {
-        self.words[4].store(self.load(4) | LIVE, Ordering::Release);
+        self.words[4].store(self.word4() | LIVE, Ordering::Release);
     }
     /// The same of the second, whose state may change meanwhile, by who found the first.
     pub(super) fn set_live(&self) {
@@ -311,21 +301,14 @@ impl Line {
     }
     #[inline(always)]
     pub(super) fn state(&self) -> FlowState {
-        FlowState::from_bits(self.load(4) >> STATE_SHIFT)
+        FlowState::from_bits(self.word4() >> STATE_SHIFT)
     }
-    /// [`FlowState::is_steady`].
-    #[inline(always)]
-    pub(super) fn is_steady(&self, dir: FlowDir, flags: u8) -> bool {
-        // Twice, as a shift takes five bits of its count and the state has four.
-        let states = FlowState::steady(dir) * 0x1_0001;
-        ((states >> (self.load(4) >> STATE_SHIFT & 31) & 1) != 0) & (flags & FlowState::UNSTEADY_FLAGS == 0)
-    }
-    /// Changes the state by `change`. Gives the state after it.
-    pub(super) fn update_state(&self, change: impl Fn(FlowState) -> FlowState) -> FlowState {
+    /// Changes the state by `change`; the direction is the line's own. Gives the state after it.
+    pub(super) fn update_state(&self, dir: FlowDir, change: impl Fn(FlowState) -> FlowState) -> FlowState {
         let mut word = self.words[4].load(Ordering::Relaxed);
         loop {
             let state = change(FlowState::from_bits(word >> STATE_SHIFT));
-            let next = word & !STATE | (state as u64) << STATE_SHIFT;
+            let next = word & !(STATE | STEADY) | state_bits(state, dir);
             match self.words[4].compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return state,
                 Err(now) => word = now,
@@ -338,17 +321,24 @@ impl Line {
     #[inline(always)]
     pub(super) fn count(&self, bytes: u32, now: Ticks) {
         let packets = (self.load(6) as u32).wrapping_add(1);
-        let carry = u64::from(packets == 0) << 56;
+        if packets == 0 {
+            self.carry_packets();
+        }
         self.words[6].store(u64::from(now.0) << 32 | u64::from(packets), Ordering::Relaxed);
-        self.words[7].store(self.load(7).wrapping_add(u64::from(bytes) + carry), Ordering::Relaxed);
+        self.words[7].store(self.load(7).wrapping_add(u64::from(bytes)), Ordering::Relaxed);
+    }
+    #[cold]
+    fn carry_packets(&self) {
+        self.words[7].store(self.load(7).wrapping_add(1 << 56), Ordering::Relaxed);
     }
     /// Keeps the numbers of an IPv4 segment, where none before it went further. Of a protocol without such numbers, what stands in
     /// their place: nobody asks for it.
     #[inline(always)]
     pub(super) fn note_numbers(&self, numbers: Numbers) {
         let before = self.numbers();
-        // No branch: in a datagram it could not be foreseen, and the line is written anyway.
-        self.set_numbers(std::hint::select_unpredictable(numbers.is_as_far_as(before), numbers, before));
+        // No branch: in a datagram it could not be foreseen, and the line is written anyway. As words, which are chosen in one step.
+        let bits = std::hint::select_unpredictable(numbers.is_as_far_as(before), numbers.bits(), before.bits());
+        self.words[3].store(bits, Ordering::Relaxed);
     }
     #[inline(always)]
     pub(super) fn set_numbers(&self, numbers: Numbers) {

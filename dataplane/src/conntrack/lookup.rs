@@ -7,10 +7,10 @@ use super::arch::{self, Isa};
 use super::flow::{EntryId, Hit, Ticks};
 use super::hash::Hasher;
 use super::index::{self, Bucket, Slot};
-use super::line::{Key, Line, line_index, partner_index, slot_of};
+use super::line::{Key, Line};
 use super::tcp::Numbers;
 
-/// What a lookup has found so far: after the first stage the number of a bucket, after the others that of a line, or 0.
+/// What a lookup has found so far: after the first stage the number of a bucket, after the others a [`Slot`], or 0.
 #[derive(Clone, Copy)]
 pub(crate) struct Probe(u32);
 
@@ -73,43 +73,40 @@ impl<'a, I: Isa> Lookup<'a, I> {
     }
     #[inline(always)]
     fn prefetch_line(&self, is_v6: bool, slot: Slot) -> Probe {
-        let line = line_index(slot);
-        arch::prefetch(self.lines, line as usize);
+        arch::prefetch(self.lines, slot.0 as usize);
         // Translated addresses have no room in a line of IPv6.
         if is_v6 {
-            arch::prefetch(self.lines, partner_index(line) as usize);
+            arch::prefetch(self.lines, slot.partner().0 as usize);
         }
-        Probe(line)
+        Probe(slot.0)
     }
     /// Last stage: the flow, where the probe was right.
     #[inline(always)]
     pub(crate) fn hit(&self, probe: Probe, key: &Key) -> Option<Hit> {
         // Line 0 is nobody's and never live.
-        let slot = slot_of(probe.0);
+        let slot = Slot(probe.0);
         self.lines[probe.0 as usize].is(key, key.is_v6()).then_some(Hit { entry: EntryId(slot.entry()), dir: slot.dir() })
     }
-    /// The same for who follows the flow in place. `is_v6` is the key's.
+    /// The same for who follows the flow in place, if its state is steady: a packet of this direction leaves it as it is, unless it
+    /// has one of [`UNSTEADY_FLAGS`](super::FlowState::UNSTEADY_FLAGS). `is_v6` is the key's.
     #[inline(always)]
     pub(crate) fn direction(&self, probe: Probe, key: &Key, is_v6: bool) -> Option<Direction<'a>> {
         let line = &self.lines[probe.0 as usize];
-        line.is(key, is_v6).then_some(Direction { line, lines: self.lines, at: probe.0 })
+        line.is_steady(key, is_v6).then_some(Direction { line })
+    }
+    /// The other direction of what was found by the same probe.
+    #[inline(always)]
+    pub(crate) fn partner(&self, probe: Probe) -> Direction<'a> {
+        Direction { line: &self.lines[Slot(probe.0).partner().0 as usize] }
     }
 }
 
 /// A direction that was found by its key. Good until the worker's next quiescent point.
 pub(crate) struct Direction<'a> {
     line: &'a Line,
-    /// All lines, and the number of this one.
-    lines: &'a [Line],
-    at: u32,
 }
 
 impl Direction<'_> {
-    /// Tells whether a packet with these TCP flags leaves the flow's state as it is.
-    #[inline(always)]
-    pub(crate) fn is_steady(&self, flags: u8) -> bool {
-        self.line.is_steady(slot_of(self.at).dir(), flags)
-    }
     /// As in [`Leg::exit`](super::Leg), and the generation that decided it.
     #[inline(always)]
     pub(crate) fn exit(&self) -> (u32, u32) {
@@ -120,10 +117,10 @@ impl Direction<'_> {
     pub(crate) fn translated_v4(&self) -> (u64, u32, u16) {
         self.line.translated_v4()
     }
-    /// An IPv6 packet's source and destination afterwards, in two words each, and the ports.
+    /// An IPv6 packet's source and destination afterwards, in two words each, and the ports. `partner` is the other direction.
     #[inline(always)]
-    pub(crate) fn translated_v6(&self) -> ([u64; 4], u32) {
-        self.line.translated_v6(&self.lines[partner_index(self.at) as usize])
+    pub(crate) fn translated_v6(&self, partner: &Self) -> ([u64; 4], u32) {
+        self.line.translated_v6(partner.line)
     }
     /// The delta of the transport checksum.
     #[inline(always)]

@@ -27,7 +27,7 @@ use super::flow::*;
 use super::free::{Chain, FreeStack, Magazine};
 use super::hash::Hasher;
 use super::index::{Index, Slot};
-use super::line::{Cold, Key, Line, line_index, status};
+use super::line::{Cold, Key, Line, status};
 use super::lookup::{Lookup, Probe};
 use super::slab::Slab;
 use super::state::FlowState;
@@ -310,11 +310,11 @@ impl ConnTable {
     }
     #[inline(always)]
     pub(super) fn prefetch_line(&self, entry: u32, dir: FlowDir) {
-        arch::prefetch(&self.lines, line_index(Slot::new(entry, dir)) as usize);
+        arch::prefetch(&self.lines, Slot::new(entry, dir).0 as usize);
     }
     #[inline(always)]
     pub(super) fn line(&self, slot: Slot) -> &Line {
-        &self.lines[line_index(slot) as usize]
+        &self.lines[slot.0 as usize]
     }
     #[inline(always)]
     pub(super) fn line_of(&self, entry: u32, dir: FlowDir) -> &Line {
@@ -325,8 +325,9 @@ impl ConnTable {
     #[inline]
     pub fn flow(&self, hit: Hit) -> FlowView {
         let (line, partner) = (self.line_of(hit.entry.0, hit.dir), self.line_of(hit.entry.0, hit.dir.other()));
-        let ((nat_src, nat_dst), (leg, generation)) = (line.nat(), line.leg());
-        FlowView { tuple: line.tuple(), to: line.translated(partner), leg, generation, state: line.state(), nat_src, nat_dst }
+        let (tuple, to, (leg, generation)) = (line.tuple(), line.translated(partner), line.leg());
+        let (nat_src, nat_dst) = ((tuple.src, tuple.sport) != (to.src, to.sport), (tuple.dst, tuple.dport) != (to.dst, to.dport));
+        FlowView { tuple, to, leg, generation, state: line.state(), nat_src, nat_dst }
     }
     /// What is known of a flow besides.
     pub fn details(&self, entry: EntryId, now: Ticks) -> FlowDetails {
@@ -383,9 +384,9 @@ impl ConnTable {
     #[cold]
     fn change_state(&self, hit: Hit, proto: u8, flags: u8) -> FlowState {
         let (truth, copy) = (self.line_of(hit.entry.0, FlowDir::Original), self.line_of(hit.entry.0, FlowDir::Reply));
-        let mut state = truth.update_state(|state| state.after(proto, hit.dir, flags));
+        let mut state = truth.update_state(FlowDir::Original, |state| state.after(proto, hit.dir, flags));
         loop {
-            copy.update_state(|_| state);
+            copy.update_state(FlowDir::Reply, |_| state);
             // A later change may have written its copy before this one did; who writes last finds the truth newer, as each
             // write of the copy acquires the ones before it.
             let now = truth.state();

@@ -6,7 +6,7 @@ use super::first::first_packet;
 use super::refusal::Refusal;
 use super::{Cx, Inbound, Sender, Way};
 use crate::conntrack::tcp::{Fit, Numbers};
-use crate::conntrack::{FlowDir, FlowView, Hit, Ticks, Tuple};
+use crate::conntrack::{FlowDir, FlowState, FlowView, Hit, Ticks, Tuple};
 use crate::events::{CtState, Hears, Observer, Trail};
 use crate::io::{Packet, PortId};
 use crate::model::{Direction, OnChange, OnInvalid, proto};
@@ -30,7 +30,7 @@ pub(super) fn established<O: Observer>(
     let headers = &inbound.headers;
     let view = cx.conns.flow(hit);
     let kind = opening_kind(cx.arena.bytes(&packet.frame), headers);
-    let steady = view.state.is_steady(hit.dir, kind);
+    let steady = view.state.is_steady(hit.dir) && kind & FlowState::UNSTEADY_FLAGS == 0;
     if !steady && view.state.is_reopened_by(headers.tuple.proto, kind) {
         cx.conns.remove(&mut cx.local.conns, hit.entry);
         return first_packet(cx, packet, inbound, trail);

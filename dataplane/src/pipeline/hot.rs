@@ -15,7 +15,7 @@
 use weir_xsk::{Arena, Frame};
 
 use super::{Cx, Way};
-use crate::conntrack::{ConnTable, Direction, Hashed, Isa, Key, Lookup, Probe, Ticks, Tuple};
+use crate::conntrack::{ConnTable, Direction, FlowState, Hashed, Isa, Key, Lookup, Probe, Ticks, Tuple};
 use crate::counters::{Counters, PortCounters, Stage};
 use crate::events::Observer;
 use crate::io::Packet;
@@ -26,9 +26,6 @@ use crate::parse::{HeaderFlags, Headers};
 use crate::route::Departure;
 use crate::tables::{Gate, LinkFamily, TunnelEnd};
 use crate::wire::{checksum, chunk, ethernet, ipv4, ipv6, tcp, udp};
-
-/// The lower half of a word.
-const LOW: u64 = 0xffff_ffff;
 
 /// A frame as this lane sees it: one cache line, written in place from batch to batch.
 #[derive(Clone, Copy)]
@@ -133,7 +130,7 @@ pub(super) struct Lane<'a, I> {
     flows: Lookup<'a, I>,
     arena: &'a Arena,
     gates: &'a [Gate],
-    overlay: Option<&'a TunnelEnd>,
+    overlay: &'a TunnelEnd,
     departures: &'a [Departure],
     generation: u32,
     now: Ticks,
@@ -170,19 +167,29 @@ pub(super) fn look<I: Isa, O: Observer>(
     arrivals: &mut [Arrival],
     observer: &mut O,
 ) -> bool {
+    let lane = *lane;
     if lane.encapsulates {
         for packet in batch {
             lane.arena.prefetch_headroom(&packet.frame);
         }
     }
     counters.received += batch.len() as u64;
-    let ports = &mut counters.ports[..];
+    // As many as there are gates, so that one check is good for both.
+    let (ports, gone) = counters.ports.split_at_mut(lane.gates.len());
     for (packet, arrival) in batch.iter().zip(&mut *arrivals) {
         let in_port = usize::from(packet.in_port.0);
-        if let Some(port) = ports.get_mut(in_port) {
-            port.rx(packet.frame.total_len());
-        }
-        arrival.family = read(lane, in_port, &packet.frame, arrival);
+        arrival.family = match (lane.gates.get(in_port), ports.get_mut(in_port)) {
+            (Some(gate), Some(port)) => {
+                port.rx(packet.frame.total_len());
+                read(&lane, gate, &packet.frame, arrival)
+            }
+            _ => {
+                if let Some(port) = in_port.checked_sub(lane.gates.len()).and_then(|index| gone.get_mut(index)) {
+                    port.rx(packet.frame.total_len());
+                }
+                None
+            }
+        };
         arrival.probe = lane.flows.prefetch_bucket(arrival.hash);
     }
     observer.stage(Stage::Parse, batch.len());
@@ -204,28 +211,26 @@ pub(super) fn look<I: Isa, O: Observer>(
 
 /// Reads the headers of a clean frame.
 #[inline(always)]
-fn read<I: Isa>(lane: &Lane<'_, I>, in_port: usize, frame: &Frame, arrival: &mut Arrival) -> Option<LinkFamily> {
-    let gate = lane.gates.get(in_port)?;
+fn read<I: Isa>(lane: &Lane<'_, I>, gate: &Gate, frame: &Frame, arrival: &mut Arrival) -> Option<LinkFamily> {
     let mut frame = lane.arena.bytes(frame);
     let mut link = &gate.link;
     arrival.hop = gate.hop;
     arrival.outer = 0;
     // What comes to our end of the overlay and is not opened here has no flow as it is.
     if gate.is_uplink
-        && let Some(end) = lane.overlay
-        && let Some((peer, inner)) = inner_frame(frame, end)
+        && let Some((peer, inner)) = inner_frame(frame, lane.overlay)
     {
         (arrival.outer, arrival.peer) = (OVERHEAD_V4 as u8, peer);
-        (frame, link) = (inner, &end.link);
+        (frame, link) = (inner, &lane.overlay.link);
     }
     // A frame with less than the length of a TCP header behind an UDP header is rare enough not to be clean.
     let head: &[u8; LEN_V4] = frame.first_chunk()?;
-    let family = link.family(head.first_chunk()?)?;
-    match family {
-        LinkFamily::V4 => read_v4(head, frame.len(), gate, lane.flows, arrival)?,
-        LinkFamily::V6 => read_v6(frame.first_chunk()?, frame.len(), gate, lane.flows, arrival)?,
-    }
-    Some(family)
+    let family = match link.family(head.first_chunk()?)? {
+        LinkFamily::V4 => read_v4(head, frame.len(), lane.flows, arrival)?,
+        LinkFamily::V6 => read_v6(frame.first_chunk()?, frame.len(), lane.flows, arrival)?,
+    };
+    let is_whole = !gate.unfinished_checksums || !is_unfinished(frame, arrival);
+    is_whole.then_some(family)
 }
 
 /// Link, network and TCP header.
@@ -267,52 +272,45 @@ fn total_if_plain(ip: &[u8; ipv4::LEN]) -> Option<u16> {
 }
 
 #[inline(always)]
-fn read_v4<I: Isa>(head: &[u8; LEN_V4], len: usize, gate: &Gate, flows: Lookup<'_, I>, arrival: &mut Arrival) -> Option<()> {
+fn read_v4<I: Isa>(head: &[u8; LEN_V4], len: usize, flows: Lookup<'_, I>, arrival: &mut Arrival) -> Option<LinkFamily> {
     let (ip, l4): (&[u8; ipv4::LEN], &[u8; tcp::LEN]) = (head[ethernet::LEN..].first_chunk()?, head.last_chunk()?);
     let total = total_if_plain(ip)?;
     if (ip[ipv4::TTL] <= 1) | (ethernet::LEN + usize::from(total) > len) {
         return None;
     }
-    (arrival.total, arrival.tos) = (total, ip[1]);
-    let (number, segment_len) = (ip[9], i32::from(total) - ipv4::LEN as i32);
-    (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, number), number == proto::UDP);
-    let ports = ports_of(l4, number, segment_len)?;
+    let number = ip[9];
+    let ports;
+    (ports, arrival.tcp_flags) = transport(l4, number, i32::from(total) - ipv4::LEN as i32)?;
+    (arrival.total, arrival.tos, arrival.is_udp) = (total, ip[1], number == proto::UDP);
     let addresses = u64::from_be_bytes(*ip.last_chunk()?);
     arrival.key.set_v4(addresses, ports, number);
     arrival.hash = flows.hash(&Key::v4(addresses, ports, number));
-    let unfinished = gate.unfinished_checksums && is_unfinished(l4, number, segment_len, (addresses >> 32) + (addresses & LOW));
-    (!unfinished).then_some(())
+    Some(LinkFamily::V4)
 }
 
 #[inline(always)]
-fn read_v6<I: Isa>(head: &[u8; LEN_V6], len: usize, gate: &Gate, flows: Lookup<'_, I>, arrival: &mut Arrival) -> Option<()> {
+fn read_v6<I: Isa>(head: &[u8; LEN_V6], len: usize, flows: Lookup<'_, I>, arrival: &mut Arrival) -> Option<LinkFamily> {
     let (ip, l4): (&[u8; ipv6::LEN], &[u8; tcp::LEN]) = (head[ethernet::LEN..].first_chunk()?, head.last_chunk()?);
     let payload = u16::from_be_bytes([ip[4], ip[5]]);
     let total = payload.checked_add(ipv6::LEN as u16)?;
     if (ip[0] >> 4 != 6) | (ip[ipv6::HOP_LIMIT] <= 1) | (ethernet::LEN + usize::from(total) > len) {
         return None;
     }
-    (arrival.total, arrival.tos) = (total, ip[0] << 4 | ip[1] >> 4);
-    let (number, segment_len) = (ip[6], i32::from(payload));
-    (arrival.tcp_flags, arrival.is_udp) = (tcp_flags(l4, number), number == proto::UDP);
-    let ports = ports_of(l4, number, segment_len)?;
+    let number = ip[6];
+    let ports;
+    (ports, arrival.tcp_flags) = transport(l4, number, i32::from(payload))?;
+    (arrival.total, arrival.tos, arrival.is_udp) = (total, ip[0] << 4 | ip[1] >> 4, number == proto::UDP);
     let (src, dst) = ipv6::addresses(ip);
     arrival.key = Key::v6(src.0, dst.0, ports, number);
     arrival.hash = flows.hash(&arrival.key);
-    let unfinished = gate.unfinished_checksums && is_unfinished(l4, number, segment_len, checksum::sum_v6(src.0) + checksum::sum_v6(dst.0));
-    (!unfinished).then_some(())
+    Some(LinkFamily::V6)
 }
 
-/// All ones for TCP, else 0. At random half and half a branch on the protocol costs 7 ns, so there is none: every field is read as
-/// if it were there.
+/// Ports as a [`Key`] has them, and TCP's flags, if this is a TCP or UDP header that does not contradict the segment's length.
+///
+/// At random half and half a branch on the protocol costs 7 ns, so there is none: every field is read as if it were there.
 #[inline(always)]
-fn only_tcp(number: u8) -> u32 {
-    u32::from(number == proto::TCP).wrapping_neg()
-}
-
-/// Ports as a [`Key`] has them, if this is a TCP or UDP header that does not contradict the segment's length.
-#[inline(always)]
-fn ports_of(header: &[u8; tcp::LEN], number: u8, segment_len: i32) -> Option<u32> {
+fn transport(header: &[u8; tcp::LEN], number: u8, segment_len: i32) -> Option<(u32, u8)> {
     /// The shortest header by protocol; longer than any, of those that are no concern of this lane.
     static SHORTEST: [i32; 256] = {
         let mut least = [i32::MAX; 256];
@@ -320,28 +318,32 @@ fn ports_of(header: &[u8; tcp::LEN], number: u8, segment_len: i32) -> Option<u32
         least
     };
     // RFC 9293 §3.1, RFC 768: the header, or header and data, lie within the packet.
-    let (udp_len, tcp_len) = (u32::from(u16::from_be_bytes([header[4], header[5]])), u32::from(header[12] >> 4) * 4);
-    let len = (udp_len ^ (udp_len ^ tcp_len) & only_tcp(number)) as i32;
+    let udp_len = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    let (tcp_len, flags) = (u32::from(header[12] >> 4) * 4, header[13]);
+    let (len, flags) = (by_protocol(number, udp_len, tcp_len) as i32, by_protocol(number, 0, flags.into()) as u8);
     if (len < SHORTEST[usize::from(number)]) | (len > segment_len) {
         return None;
     }
-    Some(u32::from_be_bytes(*header.first_chunk()?).rotate_left(16))
+    Some((u32::from_be_bytes(*header.first_chunk()?).rotate_left(16), flags))
 }
 
+/// Chooses without a branch.
 #[inline(always)]
-fn tcp_flags(header: &[u8; tcp::LEN], number: u8) -> u8 {
-    header[13] & only_tcp(number) as u8
+fn by_protocol(number: u8, udp: u32, tcp: u32) -> u32 {
+    std::hint::select_unpredictable(number == proto::TCP, tcp, udp)
 }
 
-/// Tells whether the sender's stack left the checksum to hardware; see [`is_unfinished`](crate::parse::is_unfinished).
-/// `addresses` is their sum.
-#[inline(always)]
-fn is_unfinished(header: &[u8; tcp::LEN], number: u8, segment_len: i32, addresses: u64) -> bool {
+/// Tells whether the sender's stack left the checksum of a packet that was read to hardware; see
+/// [`is_unfinished`](crate::parse::is_unfinished). Not inlined: packets of ports that never do so need the registers.
+#[inline(never)]
+fn is_unfinished(frame: &[u8], arrival: &Arrival) -> bool {
+    let Tuple { src, dst, proto: number, .. } = arrival.tuple();
+    let l3_len = if src.is_v4() { ipv4::LEN } else { ipv6::LEN };
+    let Some(header) = chunk::<{ tcp::LEN }>(frame, ethernet::LEN + l3_len) else { return false };
     let field = |at: usize| u32::from(u16::from_be_bytes([header[at], header[at + 1]]));
-    let choose = |udp: u32, tcp: u32| udp ^ (udp ^ tcp) & only_tcp(number);
-    let len = choose(field(4), segment_len as u32);
-    let found = choose(field(udp::CHECKSUM), field(tcp::CHECKSUM));
-    found == u32::from(checksum::fold(addresses + u64::from(number) + u64::from(len)))
+    let len = by_protocol(number, field(4), u32::from(arrival.total) - l3_len as u32);
+    let found = by_protocol(number, field(udp::CHECKSUM), field(tcp::CHECKSUM));
+    found == u32::from(checksum::fold(checksum::pseudo(src, dst, number, len)))
 }
 
 /// Does with the first packets of a batch what was decided for their flows, up to one that it cannot follow. Gives how many those
@@ -354,8 +356,14 @@ pub(super) fn follow_run<I: Isa>(
     arrivals: &[Arrival],
     followed: &mut [u64; 3],
 ) -> usize {
+    let lane = *lane;
     for (index, (packet, arrival)) in batch.iter_mut().zip(arrivals).enumerate() {
-        let Some(exit) = follow(lane, packet, arrival) else { return index };
+        let exit = match arrival.family {
+            Some(LinkFamily::V4) => follow::<_, false>(&lane, packet, arrival),
+            Some(LinkFamily::V6) => follow::<_, true>(&lane, packet, arrival),
+            None => None,
+        };
+        let Some(exit) = exit else { return index };
         packet.verdict = exit.verdict;
         if let Some(port) = ports.get_mut(usize::from(exit.port.0)) {
             port.tx(packet.frame.len());
@@ -365,12 +373,11 @@ pub(super) fn follow_run<I: Isa>(
     batch.len()
 }
 
-/// Does with a packet what was decided for its flow, and gives the exit by which it leaves; `None`, and nothing has happened, where
-/// that is not plainly known.
+/// Does with a packet of a family what was decided for its flow, and gives the exit by which it leaves; `None`, and nothing has
+/// happened, where that is not plainly known.
 #[inline(always)]
-fn follow<'a, I: Isa>(lane: &Lane<'a, I>, packet: &mut Packet, arrival: &Arrival) -> Option<&'a Departure> {
-    let is_v6 = arrival.family? == LinkFamily::V6;
-    let direction = lane.flows.direction(arrival.probe, &arrival.key, is_v6)?;
+fn follow<'a, I: Isa, const V6: bool>(lane: &Lane<'a, I>, packet: &mut Packet, arrival: &Arrival) -> Option<&'a Departure> {
+    let direction = lane.flows.direction(arrival.probe, &arrival.key, V6)?;
     let (way, generation) = direction.exit();
     let way = Way::from_bits(way);
     let exit = lane.departures.get(usize::from(way.exit))?;
@@ -381,66 +388,80 @@ fn follow<'a, I: Isa>(lane: &Lane<'a, I>, packet: &mut Packet, arrival: &Arrival
     } else if lane.departures.get(usize::from(way.from))?.vtep != u64::from(arrival.peer) {
         return None;
     }
-    let known = direction.is_steady(arrival.tcp_flags) & (generation == lane.generation);
+    let known = (arrival.tcp_flags & FlowState::UNSTEADY_FLAGS == 0) & (generation == lane.generation);
     if !known | (arrival.total > exit.mtu) {
         return None;
     }
     let len = u32::from(exit.overhead) + ethernet::LEN as u32 + u32::from(arrival.total);
     // Bytes are changed from here on; the slice is as long as the headers that were read, and what comes in front.
     let bytes = lane.arena.reframe(&mut packet.frame, u32::from(arrival.outer), u32::from(exit.overhead), len)?;
+    direction.count(u32::from(arrival.total), lane.now);
     let inner_len = ethernet::LEN + usize::from(arrival.total);
     let hop = exit.hop & arrival.hop;
     match &exit.tunnel {
-        None => edit::<0, LEN_V4, LEN_V6>(bytes, arrival, is_v6, &direction, hop, |front| {
+        None => edit::<I, V6, 0, LEN_V4, LEN_V6>(lane, bytes, arrival, &direction, hop, |front| {
             *front.first_chunk_mut()? = exit.link;
             Some(())
         })?,
         Some(template) if !template.is_over_v6() => {
-            edit::<OVERHEAD_V4, { OVERHEAD_V4 + LEN_V4 }, { OVERHEAD_V4 + LEN_V6 }>(bytes, arrival, is_v6, &direction, hop, |front| {
-                template.write_over_v4(front.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
-                Some(())
-            })?;
+            edit::<I, V6, OVERHEAD_V4, { OVERHEAD_V4 + LEN_V4 }, { OVERHEAD_V4 + LEN_V6 }>(
+                lane,
+                bytes,
+                arrival,
+                &direction,
+                hop,
+                |front| {
+                    template.write_over_v4(front.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
+                    Some(())
+                },
+            )?;
         }
         Some(template) => {
-            edit::<OVERHEAD_V6, { OVERHEAD_V6 + LEN_V4 }, { OVERHEAD_V6 + LEN_V6 }>(bytes, arrival, is_v6, &direction, hop, |front| {
-                template.write_over_v6(front.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
-                Some(())
-            })?;
+            edit::<I, V6, OVERHEAD_V6, { OVERHEAD_V6 + LEN_V4 }, { OVERHEAD_V6 + LEN_V6 }>(
+                lane,
+                bytes,
+                arrival,
+                &direction,
+                hop,
+                |front| {
+                    template.write_over_v6(front.first_chunk_mut()?, inner_len, arrival.tos, arrival.hash);
+                    Some(())
+                },
+            )?;
         }
     }
-    direction.count(u32::from(arrival.total), lane.now);
     Some(exit)
 }
 
 /// Writes what goes in front of an IP packet whose link header is `AT` bytes from the start, by `front`; then its addresses, ports,
 /// time to live and checksums. The constants besides are where its TCP header ends in each family.
 #[inline(always)]
-fn edit<const AT: usize, const V4: usize, const V6: usize>(
+fn edit<I: Isa, const V6: bool, const AT: usize, const END_V4: usize, const END_V6: usize>(
+    lane: &Lane<'_, I>,
     bytes: &mut [u8],
     arrival: &Arrival,
-    is_v6: bool,
     direction: &Direction<'_>,
     hop: u8,
     front: impl Fn(&mut [u8]) -> Option<()>,
 ) -> Option<()> {
-    const { assert!(V4 == AT + LEN_V4 && V6 == AT + LEN_V6) };
-    let (l4, ports) = if is_v6 {
-        let head: &mut [u8; V6] = bytes.first_chunk_mut()?;
+    const { assert!(END_V4 == AT + LEN_V4 && END_V6 == AT + LEN_V6) };
+    let (l4, ports) = if V6 {
+        let head: &mut [u8; END_V6] = bytes.first_chunk_mut()?;
         front(head)?;
         let (ip, l4) = head[AT + ethernet::LEN..].split_first_chunk_mut::<{ ipv6::LEN }>()?;
-        let (addresses, ports) = direction.translated_v6();
+        let (addresses, ports) = direction.translated_v6(&lane.flows.partner(arrival.probe));
         ip[ipv6::HOP_LIMIT] -= hop;
         for (field, word) in ip[8..].as_chunks_mut().0.iter_mut().zip(addresses) {
             *field = word.to_be_bytes();
         }
         (l4, ports)
     } else {
-        let head: &mut [u8; V4] = bytes.first_chunk_mut()?;
+        let head: &mut [u8; END_V4] = bytes.first_chunk_mut()?;
         front(head)?;
         let (ip, l4) = head[AT + ethernet::LEN..].split_first_chunk_mut::<{ ipv4::LEN }>()?;
         let (addresses, ports, l3_delta) = direction.translated_v4();
         let field = u16::from_be_bytes([ip[ipv4::CHECKSUM], ip[ipv4::CHECKSUM + 1]]);
-        let field = checksum::update(checksum::update(field, l3_delta), ipv4::HOP_DELTA * u16::from(hop));
+        let field = checksum::update(checksum::update(field, l3_delta), if hop == 0 { 0 } else { ipv4::HOP_DELTA });
         ip[ipv4::TTL] -= hop;
         [ip[ipv4::CHECKSUM], ip[ipv4::CHECKSUM + 1]] = field.to_be_bytes();
         *ip.last_chunk_mut()? = addresses.to_be_bytes();

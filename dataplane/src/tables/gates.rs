@@ -9,7 +9,7 @@ use crate::runtime::Runtime;
 use crate::wire::{ethernet, vxlan};
 
 /// A link header under a mask: as two words that overlap, destination and source MAC and EtherType.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LinkFilter {
     wanted: [u64; 2],
     mask: [u64; 2],
@@ -98,7 +98,7 @@ impl Gate {
     }
 }
 
-/// Our end of the overlay, over IPv4.
+/// Our end of the overlay, over IPv4. Where there is none it is one that lets no inner frame pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TunnelEnd {
     /// UDP port of overlay packets.
@@ -109,6 +109,12 @@ pub(crate) struct TunnelEnd {
     pub(crate) header: [u8; vxlan::LEN],
     /// Of inner frames.
     pub(crate) link: LinkFilter,
+}
+
+impl Default for TunnelEnd {
+    fn default() -> Self {
+        Self { port: 0, address: [0; 4], header: [0; vxlan::LEN], link: LinkFilter::NOTHING }
+    }
 }
 
 impl TunnelEnd {

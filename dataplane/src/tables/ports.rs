@@ -35,7 +35,7 @@ pub struct Ports {
     entries: Vec<Option<PortEntry>>,
     /// Of the same numbers.
     gates: Vec<Gate>,
-    overlay: Option<TunnelEnd>,
+    overlay: TunnelEnd,
 }
 
 impl Ports {
@@ -57,7 +57,7 @@ impl Ports {
         };
         let entries: Vec<_> = runtime.ports.iter().map(entry).collect();
         let gates = entries.iter().map(|entry| entry.as_ref().map_or(Gate::CLOSED, Gate::new)).collect();
-        Self { entries, gates, overlay: TunnelEnd::new(state, runtime) }
+        Self { entries, gates, overlay: TunnelEnd::new(state, runtime).unwrap_or_default() }
     }
 
     /// A port, if it is attached.
@@ -72,10 +72,10 @@ impl Ports {
         &self.gates
     }
 
-    /// Our end of the overlay, if there is one.
+    /// Our end of the overlay.
     #[inline(always)]
-    pub(crate) fn overlay(&self) -> Option<&TunnelEnd> {
-        self.overlay.as_ref()
+    pub(crate) fn overlay(&self) -> &TunnelEnd {
+        &self.overlay
     }
 
     /// How many there are.

@@ -34,7 +34,7 @@ pub fn sum(bytes: &[u8]) -> u64 {
 pub fn is_header_intact(header: &[u8; 20]) -> bool {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, rest @ ..] = *header;
     let (sum, first) = u64::from_ne_bytes([a, b, c, d, e, f, g, h]).overflowing_add(u64::from_ne_bytes([i, j, k, l, m, n, o, p]));
-    let (sum, second) = sum.overflowing_add(u64::from(u32::from_ne_bytes(rest)) + u64::from(first));
+    let (sum, second) = sum.carrying_add(u32::from_ne_bytes(rest).into(), first);
     // Folded it would be 0xffff if it is a multiple of that and not 0, as 2^16 - 1 divides 2^64 - 1. A multiple, times the inverse
     // modulo 2^64, is its quotient; anything else is more than any quotient.
     const QUOTIENT_MAX: u64 = u64::MAX / 0xffff;
