@@ -202,7 +202,7 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
     let mut followed = [0; 3];
     let mut index = 0;
     while index < batch.len() {
-        if O::HEARS != Hears::Everything {
+        if O::HEARS != Hears::Everything && arrivals[index].may_be_known() {
             let ports = &mut cx.local.counters.ports;
             index += isa.run(|| hot::follow_run(&lane, ports, &mut batch[index..], &arrivals[index..], &mut followed));
         }

@@ -75,6 +75,11 @@ impl Arrival {
     pub(super) fn is_unknown(&self) -> bool {
         self.family.is_some() && !self.probe.is_some()
     }
+    /// Tells whether it may be one that can be followed: clean, and the index knew something.
+    #[inline(always)]
+    pub(super) fn may_be_known(&self) -> bool {
+        self.family.is_some() && self.probe.is_some()
+    }
     /// The tuple of a clean frame, inside the overlay's headers where it has some.
     #[inline(always)]
     pub(super) fn tuple(&self) -> Tuple {
