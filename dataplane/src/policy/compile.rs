@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 
 use super::classes::{Class, rules_of};
 use super::flatten::{Layer, keys_of};
-use super::{ClassMap, Classes, Policies, RuleRef, RuleSite, SubjectId, Verdict};
+use super::{ClassMap, Classes, Policies, Row, RuleRef, RuleSite, SubjectId, Verdict};
 use crate::model::{Action, Direction, IdentityIndex, NamedPort, NodeState, PolicyIndex, PortSpec, Rule, Selection, SelectionIndex, Tier};
 
 /// What tells subjects apart: the policies that select the pod in order of evaluation, and its own named ports where ingress
@@ -34,6 +34,14 @@ struct Side<'a> {
     named: &'a [NamedPort],
 }
 
+/// What was laid out already, and where: equal parts share a place.
+#[derive(Default)]
+struct Known {
+    starts: HashMap<Vec<u32>, u32>,
+    rows: HashMap<Vec<(u32, Verdict)>, u32>,
+    grids: HashMap<Vec<u32>, u32>,
+}
+
 /// The subjects of a snapshot.
 #[derive(Debug)]
 pub struct Subjects {
@@ -59,14 +67,13 @@ pub fn subjects(state: &NodeState, local: &[IdentityIndex]) -> Subjects {
 impl Policies {
     /// Compiles the verdicts of every subject against every class.
     pub fn compile(state: &NodeState, classes: &Classes, subjects: &Subjects) -> Self {
-        let mut policies = Self { rows: vec![0], ..Self::default() };
+        let mut policies = Self::default();
         let numbers = policies.number_rules(state);
-        let mut rows = HashMap::new();
-        let mut grids = HashMap::new();
+        let mut known = Known::default();
         for subject in &subjects.list {
             for direction in [Direction::Ingress, Direction::Egress] {
                 let side = Side::new(state, subject, direction, &numbers);
-                let map = policies.class_map(&side, classes, &mut rows, &mut grids);
+                let map = policies.class_map(&side, classes, &mut known);
                 policies.maps.push(map);
             }
         }
@@ -87,13 +94,7 @@ impl Policies {
         numbers
     }
 
-    fn class_map(
-        &mut self,
-        side: &Side<'_>,
-        classes: &Classes,
-        rows: &mut HashMap<Vec<(u32, Verdict)>, u32>,
-        grids: &mut HashMap<Vec<u32>, u32>,
-    ) -> ClassMap {
+    fn class_map(&mut self, side: &Side<'_>, classes: &Classes, known: &mut Known) -> ClassMap {
         if side.rules.is_empty() && !side.isolated {
             return ClassMap::Open;
         }
@@ -105,11 +106,11 @@ impl Policies {
             let view = View::new(class, &mentioned, asks_names, side.direction);
             let row = *views.entry(view).or_insert_with_key(|view| {
                 let ranges = side.flatten(view);
-                *rows.entry(ranges).or_insert_with_key(|ranges| self.push_row(ranges))
+                *known.rows.entry(ranges).or_insert_with_key(|ranges| self.push_row(ranges, &mut known.starts))
             });
             grid.push(row);
         }
-        let base = *grids.entry(grid).or_insert_with_key(|grid| {
+        let base = *known.grids.entry(grid).or_insert_with_key(|grid| {
             let base = self.grid.len() as u32;
             self.grid.extend(grid);
             base
@@ -117,14 +118,16 @@ impl Policies {
         ClassMap::Classes(base)
     }
 
-    fn push_row(&mut self, ranges: &[(u32, Verdict)]) -> u32 {
-        let row = self.rows.len() as u32 - 1;
-        for (start, verdict) in ranges {
-            self.starts.push(*start);
-            self.verdicts.push(*verdict);
-        }
-        self.rows.push(self.starts.len() as u32);
-        row
+    fn push_row(&mut self, ranges: &[(u32, Verdict)], known: &mut HashMap<Vec<u32>, u32>) -> u32 {
+        let (starts, verdicts): (Vec<u32>, Vec<Verdict>) = ranges.iter().copied().unzip();
+        let start = *known.entry(starts).or_insert_with_key(|starts| {
+            let first = self.starts.len() as u32;
+            self.starts.extend(starts);
+            first
+        });
+        self.rows.push(Row { start, verdict: self.verdicts.len() as u32, count: ranges.len() as u32 });
+        self.verdicts.extend(verdicts);
+        self.rows.len() as u32 - 1
     }
 }
 

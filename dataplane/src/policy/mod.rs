@@ -58,16 +58,16 @@ impl Judgement {
 
 /// All verdicts of one snapshot, for the pods of this node.
 ///
-/// A row is a run of `starts`/`verdicts`; a verdict holds from its start up to the next one. 8 bytes per range, 4 bytes per
-/// (subject, direction, class).
+/// A row is a run of `verdicts` beside a run of `starts`; a verdict holds from its start up to the next one. Policies name the same
+/// few ports for many peers, so rows whose ranges start alike share the starts, and a search stays in the first cache. 4 bytes per
+/// range, 12 bytes per row, 4 bytes per (subject, direction, class).
 #[derive(Debug, Default)]
 pub struct Policies {
     /// Which map serves a subject: `subject * 2 + direction`.
     maps: Vec<ClassMap>,
     /// Row of each class, for the maps that tell classes apart.
     grid: Vec<u32>,
-    /// First range of each row, and the end of the last one.
-    rows: Vec<u32>,
+    rows: Vec<Row>,
     /// First key of each range ([`key`]).
     starts: Vec<u32>,
     verdicts: Vec<Verdict>,
@@ -82,6 +82,17 @@ enum ClassMap {
     Open,
     /// Start in `grid`, indexed by class.
     Classes(u32),
+}
+
+/// Where the ranges of a row are.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    /// First of its `starts`.
+    start: u32,
+    /// First of its `verdicts`.
+    verdict: u32,
+    /// How many it has of each.
+    count: u32,
 }
 
 /// A verdict in one word: bit 31 allowed, bit 30 explicit deny, the rest rule number + 1, 0 = no rule.
@@ -139,14 +150,14 @@ impl Policies {
     pub fn judge(&self, subject: SubjectId, direction: Direction, peer: ClassId, protocol: u8, port: u16) -> Judgement {
         match self.row(subject, direction, peer) {
             None => Judgement::ALLOWED,
-            Some(row) => self.verdicts[row.start + self.range(&row, key(protocol, port))].judgement(),
+            Some(row) => self.verdicts[row.verdict as usize + self.range(row, key(protocol, port))].judgement(),
         }
     }
 
     /// The last port up to which [`judge`](Self::judge) says the same of a protocol, from `port` on.
     pub fn judged_until(&self, subject: SubjectId, direction: Direction, peer: ClassId, protocol: u8, port: u16) -> u16 {
         let key = key(protocol, port);
-        let next = self.row(subject, direction, peer).and_then(|row| self.starts[row.clone()].get(self.range(&row, key) + 1).copied());
+        let next = self.row(subject, direction, peer).and_then(|row| self.starts_of(row).get(self.range(row, key) + 1).copied());
         match next {
             Some(next) if next >> 16 == key >> 16 => (next - 1) as u16,
             _ => u16::MAX,
@@ -154,24 +165,25 @@ impl Policies {
     }
 
     /// The ranges of a subject and a class; `None` where no policy acts.
-    fn row(&self, subject: SubjectId, direction: Direction, peer: ClassId) -> Option<std::ops::Range<usize>> {
+    fn row(&self, subject: SubjectId, direction: Direction, peer: ClassId) -> Option<&Row> {
         let side = match direction {
             Direction::Ingress => 0,
             Direction::Egress => 1,
         };
         match self.maps[subject as usize * 2 + side] {
             ClassMap::Open => None,
-            ClassMap::Classes(base) => {
-                let row = self.grid[base as usize + peer as usize] as usize;
-                Some(self.rows[row] as usize..self.rows[row + 1] as usize)
-            }
+            ClassMap::Classes(base) => Some(&self.rows[self.grid[base as usize + peer as usize] as usize]),
         }
     }
 
+    fn starts_of(&self, row: &Row) -> &[u32] {
+        &self.starts[row.start as usize..][..row.count as usize]
+    }
+
     /// Which range of a row holds a key.
-    fn range(&self, row: &std::ops::Range<usize>, key: u32) -> usize {
+    fn range(&self, row: &Row, key: u32) -> usize {
         // Every row starts with key 0.
-        self.starts[row.clone()].partition_point(|start| *start <= key) - 1
+        self.starts_of(row).partition_point(|start| *start <= key) - 1
     }
 
     /// Where a rule stands.
