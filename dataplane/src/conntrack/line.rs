@@ -356,3 +356,17 @@ impl Line {
         FlowCounts { packets: low & 0xffff_ffff | bytes >> 56 << 32, bytes: bytes & ((1 << 56) - 1) }
     }
 }
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_counted_beyond_32_bits_and_bytes_beside_them() {
+        let line = Line::default();
+        line.words[6].store(u64::from(u32::MAX), Ordering::Relaxed);
+        line.count(60, Ticks(7));
+        line.count(40, Ticks(8));
+        assert_eq!((line.counts(), line.last_seen()), (FlowCounts { packets: (1 << 32) + 1, bytes: 100 }, Ticks(8)));
+    }
+}
