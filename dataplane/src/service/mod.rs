@@ -137,6 +137,11 @@ struct Set {
 struct Entry {
     /// What it was compiled from.
     service: Arc<model::Service>,
+    /// What of it every new flow asks for, as [`Service`](model::Service) has it: that lies elsewhere.
+    internal_local: bool,
+    external_local: bool,
+    any_usable: bool,
+    affinity_timeout_secs: Option<u32>,
     cluster: Set,
     local: Set,
     /// Endpoints to which a UDP entry is good, sorted (E2.39).
@@ -204,34 +209,52 @@ impl Services {
 
     /// The same, with what the scheduler needs.
     fn candidate_set(&self, tuple: &Tuple, origin: Origin, in_services: impl FnOnce() -> bool) -> Result<Found<'_>, Candidates<'static>> {
+        let Some(found) = self.frontend(tuple, origin) else { return Err(self.no_frontend(tuple, in_services())) };
+        match self.refusal(&found, tuple, origin) {
+            Some(refusal) => Err(refusal),
+            None => Ok(found),
+        }
+    }
+
+    /// What belongs to the frontend that a flow asks for.
+    #[inline(always)]
+    fn frontend(&self, tuple: &Tuple, origin: Origin) -> Option<Found<'_>> {
         let key = FrontendKey { address: tuple.dst, proto: tuple.proto, port: tuple.dport };
-        let Some((index, kind)) = self.frontends.get(&key).copied() else {
-            return Err(self.no_frontend(tuple, in_services()));
-        };
+        let (index, kind) = *self.frontends.get(&key)?;
         let entry = &*self.services[index as usize];
+        let (local_only, masquerade) = self.handling(entry, kind, origin);
+        let set = if local_only { &entry.local } else { &entry.cluster };
+        Some(Found { entry, set, kind, masquerade, index })
+    }
+
+    /// Why nobody may be asked.
+    #[inline(always)]
+    fn refusal(&self, found: &Found<'_>, tuple: &Tuple, origin: Origin) -> Option<Candidates<'static>> {
+        let Found { entry, set, kind, index, .. } = *found;
         // E2.32: checked before anything else, for clients inside the cluster too.
         if kind == FrontendKind::LoadBalancer && !entry.passes_source_ranges(tuple.src) {
-            return Err(Candidates::Drop(DropReason::LbSourceRange, Some(index)));
+            return Some(Candidates::Drop(DropReason::LbSourceRange, Some(index)));
         }
         // E2.7
         if kind == FrontendKind::ClusterIp && origin == Origin::External && !self.external_cluster_ip {
-            return Err(Candidates::Drop(DropReason::ServiceNotExternal, Some(index)));
+            return Some(Candidates::Drop(DropReason::ServiceNotExternal, Some(index)));
         }
-        let (local_only, masquerade) = self.handling(&entry.service, kind, origin);
-        let set = if local_only { &entry.local } else { &entry.cluster };
-        match (set.backends.is_empty(), local_only && entry.service.any_usable) {
-            (false, _) => Ok(Found { entry, set, masquerade, index }),
-            (true, true) => Err(Candidates::Drop(DropReason::ServiceNoLocalBackend, Some(index))),
-            (true, false) => Err(Candidates::Refuse(DropReason::ServiceBackendNotFound, Some(index))),
-        }
+        set.backends.is_empty().then(|| match self.handling(entry, kind, origin) {
+            (true, _) if entry.any_usable => Candidates::Drop(DropReason::ServiceNoLocalBackend, Some(index)),
+            _ => Candidates::Refuse(DropReason::ServiceBackendNotFound, Some(index)),
+        })
     }
 
     /// What [`select`](Self::select) would choose with the same randomness, where that depends on nothing else: not on who was here
     /// before, nor on who else comes.
+    #[inline(always)]
     pub fn foresee(&self, tuple: &Tuple, origin: Origin, random: &mut fastrand::Rng) -> Option<Chosen> {
-        let found = self.candidate_set(tuple, origin, || false).ok()?;
-        let depends = found.entry.service.affinity_timeout_secs.is_some() || self.scheduler == Scheduler::LeastConnections;
-        (!depends).then(|| found.chosen(self.choose(found.set, tuple, |_| 0, random), tuple))
+        let found = self.frontend(tuple, origin)?;
+        let depends = found.entry.affinity_timeout_secs.is_some() || self.scheduler == Scheduler::LeastConnections;
+        if depends || self.refusal(&found, tuple, origin).is_some() {
+            return None;
+        }
+        Some(found.chosen(self.choose(found.set, tuple, |_| 0, random), tuple))
     }
 
     /// Chooses the backend of a new flow. `in_services` tells whether it asks for an address in the range of ClusterIPs,
@@ -254,7 +277,7 @@ impl Services {
             Err(_) => return Selection::NotService,
         };
         let Found { entry, set, .. } = found;
-        let chosen = match entry.service.affinity_timeout_secs {
+        let chosen = match entry.affinity_timeout_secs {
             None => self.choose(set, tuple, connections, random),
             Some(timeout_secs) => {
                 let client = affinity::Client { service: entry.fingerprint, address: tuple.src };
@@ -301,7 +324,7 @@ impl Services {
     }
 
     /// Which set of endpoints (true = the local ones only), and whether the source is masqueraded (E2.17 to E2.20, E2.27).
-    fn handling(&self, service: &model::Service, kind: FrontendKind, origin: Origin) -> (bool, bool) {
+    fn handling(&self, service: &Entry, kind: FrontendKind, origin: Origin) -> (bool, bool) {
         match (kind, origin) {
             (FrontendKind::ClusterIp, Origin::Node { detector }) => (service.internal_local, self.masquerade_all || detector),
             (FrontendKind::ClusterIp, Origin::External) => (service.internal_local, true),
@@ -315,6 +338,7 @@ impl Services {
     }
 
     /// The place of the backend in its set, which is not empty.
+    #[inline(always)]
     fn choose(&self, set: &Set, tuple: &Tuple, connections: impl Fn(u32) -> u32, random: &mut fastrand::Rng) -> usize {
         let chosen = match self.scheduler {
             Scheduler::SourceHash => Some(scheduler::rendezvous(&set.backends, tuple.src)),
@@ -330,13 +354,14 @@ impl Services {
 struct Found<'a> {
     entry: &'a Entry,
     set: &'a Set,
+    kind: FrontendKind,
     masquerade: bool,
     index: ServiceIndex,
 }
 
 impl Found<'_> {
     /// The backend at a place of the set, for a flow with this tuple.
-    #[inline]
+    #[inline(always)]
     fn chosen(&self, at: usize, tuple: &Tuple) -> Chosen {
         let backend = self.set.backends[at];
         let counter = self.set.counters.get(at).copied().unwrap_or(NOT_COUNTED);
@@ -384,6 +409,10 @@ impl Entry {
             serving: serving.into(),
             numbers: numbers.into(),
             fingerprint: before.map_or_else(|| affinity::fingerprint(name.as_bytes()), |before| before.fingerprint),
+            internal_local: service.internal_local,
+            external_local: service.external_local,
+            any_usable: service.any_usable,
+            affinity_timeout_secs: service.affinity_timeout_secs,
             service: service.clone(),
         }
     }
