@@ -40,13 +40,14 @@ impl Hasher {
                 }
             })
         } else {
-            self.portable(key)
+            self.portable(*key)
         }
     }
 
+    // By value: for a reference every key would be written to memory first.
     #[inline(never)]
-    fn portable(&self, key: &Key) -> u64 {
-        self.with(key, aes_round_portable)
+    fn portable(&self, key: Key) -> u64 {
+        self.with(&key, aes_round_portable)
     }
 
     #[inline(always)]

@@ -68,7 +68,7 @@ pub struct Rewrite {
 
 impl Rewrite {
     /// Compiles the edits that turn a packet of `from` into one of `to`, which must be of the same family and protocol.
-    #[inline]
+    #[inline(always)]
     pub fn compile(from: &Tuple, to: &Tuple) -> Self {
         debug_assert!(from.proto == to.proto && from.is_v4() == to.is_v4(), "{from:?} cannot become {to:?}");
         let addresses = Delta::NONE.ip(from.src, to.src).ip(from.dst, to.dst);
@@ -233,7 +233,7 @@ const fn is_tcp_or_udp(number: u8) -> bool {
 
 /// Takes one from the time to live or hop limit and updates the IPv4 header's checksum. Tells whether the packet may go
 /// on: not where nothing would be left (RFC 1812 §5.3.1, RFC 8200 §3), and then nothing is changed.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn decrement_ttl(bytes: &mut [u8], headers: &Headers) -> bool {
     if headers.ttl <= 1 {

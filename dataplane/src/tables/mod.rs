@@ -136,6 +136,7 @@ impl Tables {
     }
 
     /// The same for two ends whose owners are known.
+    #[inline(always)]
     pub fn judge_owners(&self, pod: &Owner, direction: Direction, other: &Owner, proto: u8, dport: u16, via_service: bool) -> Judgement {
         match judged_as(pod, other, via_service) {
             None => Judgement::ALLOWED,

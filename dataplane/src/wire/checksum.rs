@@ -82,13 +82,15 @@ impl Delta {
         Self(self.0 + !old as u64 + new as u64)
     }
     /// Also replaces the address `old` by `new` of the same family.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn ip(self, old: Ip, new: Ip) -> Self {
         if old.0 == new.0 {
             return self;
         }
-        // The upper halves of two mapped addresses add a multiple of 2^16 - 1, which is nothing.
+        if new.is_v4() {
+            return Self(self.0 + !old.low32() as u64 + new.low32() as u64);
+        }
         Self(self.0 + sum_v6(!old.0) + sum_v6(new.0))
     }
     /// Both edits.

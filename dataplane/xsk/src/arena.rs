@@ -196,7 +196,7 @@ impl Arena {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(start), frame.len as usize) }
     }
     /// The bytes of a packet's first buffer, for writing.
-    #[inline]
+    #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         let start = self.offset(frame);
