@@ -6,7 +6,7 @@
 //!                   └─► neighbours, echo                                                  encap, pod, host, answer
 //! ```
 //!
-//! The first packet of a flow takes the whole way (`first_packet`); what was decided stays in the flow's entry and every later
+//! The first packet of a flow takes the whole way (`first::decide`); what was decided stays in the flow's entry and every later
 //! packet only follows it (`established`). Stages are plain functions of other modules that know nothing of each other; their
 //! order is here alone. Nothing is allocated, locked or logged, no clock is read and no random number drawn: time and randomness
 //! are in [`Cx`]. Every frame ends in exactly one verdict, which is counted.
@@ -39,7 +39,7 @@ use crate::tables::Tables;
 use crate::verdict::Verdict;
 use established::established;
 pub use established::{is_orphaned_flow, is_stale_service_flow};
-use first::{Foreseen, first_packet};
+use first::Foreseen;
 use refusal::{Limiter, Refusal};
 
 /// Most entries of the connection table that a batch looks at for expiry.
@@ -129,13 +129,13 @@ enum Sender {
 
 /// An IP packet that was let in.
 #[derive(Clone, Copy, Debug)]
-struct Inbound {
+struct Inbound<'a> {
     headers: Headers,
     /// Its tuple as the connection table looks for it.
     hashed: Hashed,
     sender: Sender,
-    /// Its place among what was [foreseen](Foreseen), where it is of a flow that the index did not know.
-    foreseen: Option<u32>,
+    /// Where it is of a flow that the index did not know.
+    foreseen: Option<&'a Foreseen>,
 }
 
 /// What is kept of a flow's direction under the tables of one generation.
@@ -189,15 +189,15 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
     if cx.local.limiters.len() < ports {
         cx.local.limiters.resize(ports, Limiter::default());
     }
-    let mut arrivals = std::mem::take(&mut cx.local.arrivals);
+    let (mut arrivals, mut foreseen) = (std::mem::take(&mut cx.local.arrivals), std::mem::take(&mut cx.local.foreseen));
     if arrivals.len() < batch.len() {
         arrivals.resize(batch.len(), hot::Arrival::BLANK);
-        cx.local.foreseen.resize(batch.len(), Foreseen::BLANK);
+        foreseen.resize(batch.len(), Foreseen::BLANK);
     }
     let lane = hot::Lane::new(cx, isa);
     let counters = &mut cx.local.counters;
     if isa.run(|| hot::look(&lane, counters, batch, &mut arrivals[..batch.len()], observer)) {
-        first::foresee(cx, &arrivals[..batch.len()]);
+        first::foresee(cx, &arrivals[..batch.len()], &mut foreseen);
     }
     let mut followed = [0; 3];
     let mut index = 0;
@@ -207,7 +207,7 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
             index += isa.run(|| hot::follow_run(&lane, ports, &mut batch[index..], &arrivals[index..], &mut followed));
         }
         if let Some(packet) = batch.get_mut(index) {
-            packet.verdict = general(cx, packet, &arrivals[index], index, observer);
+            packet.verdict = general(cx, packet, &arrivals[index], &foreseen[index], index, observer);
             cx.local.counters.verdict(packet.verdict, packet.in_port, packet.frame.total_len());
             index += 1;
         }
@@ -218,7 +218,7 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
     cx.local.followed += plain + encap + host;
     cx.local.counters.verdicts(plain, encap, host);
     cx.local.counters.batches += 1;
-    cx.local.arrivals = arrivals;
+    (cx.local.arrivals, cx.local.foreseen) = (arrivals, foreseen);
     expire(cx, EXPIRE_MAX);
     cx.conns.quiescent(&mut cx.local.conns);
     observer.stage(Stage::Expire, batch.len());
@@ -226,10 +226,17 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
 
 /// The general lane: takes a packet from arrival to verdict and tells who listens.
 #[inline(never)]
-fn general<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, arrival: &hot::Arrival, index: usize, observer: &mut O) -> Verdict {
+fn general<O: Observer>(
+    cx: &mut Cx<'_>,
+    packet: &mut Packet,
+    arrival: &hot::Arrival,
+    foreseen: &Foreseen,
+    index: usize,
+    observer: &mut O,
+) -> Verdict {
     let mut inbound = Inbound { headers: Headers::BLANK, hashed: Hashed::BLANK, sender: Sender::Uplink, foreseen: None };
     let mut trail = Trail::default();
-    let admitted = admit::admit(cx, packet, arrival, index, &mut inbound);
+    let admitted = admit::admit(cx, packet, arrival, foreseen, &mut inbound);
     let verdict = match admitted {
         Ok(()) => {
             let outcome = forward::<O>(cx, packet, &inbound, &mut trail);
@@ -277,6 +284,6 @@ fn forward<O: Observer>(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound,
         Some(hit) => established::<O>(cx, packet, inbound, hit, trail),
         // Nobody has a flow with the gateway.
         None if admit::is_gateway(inbound.headers.tuple.dst) => odd::forward::<O>(cx, packet, inbound, trail),
-        None => first_packet(cx, packet, inbound, trail),
+        None => first::decide(cx, packet, inbound, trail),
     }
 }

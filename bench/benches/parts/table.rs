@@ -17,7 +17,7 @@ use weir_bench::plan::{FLOWS_MAX, Plan};
 use weir_bench::sizes;
 use weir_bench::traffic::{BATCH, KEY, Traffic};
 use weir_dataplane::conntrack::{
-    ConnTable, EntryId, FlowInit, FlowState, Hit, Leg, NO_OWNER, NOT_COUNTED, TableConfig, Ticks, Tuple, Worker,
+    ConnTable, EntryId, FirstPacket, FlowInit, FlowState, Hit, Leg, NO_OWNER, NOT_COUNTED, TableConfig, Ticks, Tuple, Worker,
 };
 use weir_dataplane::model::proto;
 
@@ -62,7 +62,8 @@ fn insert(conns: &ConnTable, worker: &mut Worker, index: u32) -> Option<Hit> {
     let (original, reply) = (Plan::MAIN.tuple(index), Plan::MAIN.translated(index, 0).inverse());
     let leg = Leg { exit: 1, l3_delta: 0, l4_delta: 0 };
     let state = if original.proto == proto::TCP { FlowState::Established } else { FlowState::Replied };
-    let init = FlowInit { original: leg, reply: leg, generation: 1, owner: NO_OWNER, counter: NOT_COUNTED, state };
+    let first = FirstPacket::NONE;
+    let init = FlowInit { original: leg, reply: leg, first, generation: 1, owner: NO_OWNER, counter: NOT_COUNTED, state };
     conns.insert(worker, &original, &reply, &init, NOW).ok()
 }
 

@@ -1,6 +1,7 @@
 //! What the connection table takes and gives: plain values, no memory of their own.
 
 use super::state::FlowState;
+use super::tcp::Numbers;
 use super::tuple::Tuple;
 
 /// Milliseconds of the worker's clock, modulo 2^32. Ages are compared as signed differences, so the wrap after 49.7 days
@@ -72,6 +73,20 @@ pub struct Leg {
     pub l4_delta: u16,
 }
 
+/// The packet that opens a flow, which is counted with the insertion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FirstPacket {
+    /// Length of the IP packet, bytes; 0: none is counted.
+    pub bytes: u32,
+    /// Of TCP over IPv4.
+    pub numbers: Numbers,
+}
+
+impl FirstPacket {
+    /// No packet went this way yet.
+    pub const NONE: Self = Self { bytes: 0, numbers: Numbers { seq: 0, ack: 0 } };
+}
+
 /// No share is charged for this flow.
 pub const NO_OWNER: u32 = u32::MAX;
 
@@ -85,6 +100,8 @@ pub struct FlowInit {
     pub original: Leg,
     /// The way back.
     pub reply: Leg,
+    /// What opens it.
+    pub first: FirstPacket,
     /// Generation of the tables that decided, for both directions.
     pub generation: u32,
     /// Whose share of the table it uses: below `TableConfig::owners`, or [`NO_OWNER`].

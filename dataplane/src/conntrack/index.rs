@@ -15,7 +15,7 @@ use super::sync::{AtomicU64, MODEL, Ordering};
 /// Words of a bucket.
 pub(super) const WAYS: usize = if MODEL { 2 } else { 8 };
 /// From so many words on, the second bucket is looked at when placing.
-const CROWDED: u32 = WAYS as u32 * 3 / 4;
+const CROWDED: usize = WAYS * 3 / 4;
 
 /// A cache line of index words.
 #[derive(Default)]
@@ -36,6 +36,12 @@ fn next_way<'a>(bucket: &'a Bucket, mask: &mut u32) -> Option<&'a AtomicU64> {
     let way = &bucket.ways[mask.trailing_zeros() as usize % WAYS];
     *mask &= *mask - 1;
     Some(way)
+}
+
+/// A mask without its lowest `count` bits that are set: something is left where there are more.
+#[inline(always)]
+fn without_lowest(mask: u32, count: usize) -> u32 {
+    (0..count).fold(mask, |mask, _| mask & mask.wrapping_sub(1))
 }
 
 /// Entry and direction in 32 bits: the number of the direction's line. 0 is none, as entry 0 does not exist.
@@ -182,7 +188,7 @@ impl Places<'_> {
         let empty = |bucket: &Bucket| arch::tag_mask(bucket, 0);
         let in_first = empty(first);
         // A checker is spared the search for the hard case, two workers that put one tuple into different buckets.
-        let is_roomy = if MODEL { slot.entry().is_multiple_of(2) } else { in_first.count_ones() > WAYS as u32 - CROWDED };
+        let is_roomy = if MODEL { slot.entry().is_multiple_of(2) } else { without_lowest(in_first, WAYS - CROWDED) != 0 };
         if is_roomy && self.place_in(first, in_first, slot) {
             return true;
         }

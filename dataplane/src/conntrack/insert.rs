@@ -39,11 +39,11 @@ impl ConnTable {
         if let Some(hit) = ends.iter().find_map(|end| self.find(end)) {
             return Err(InsertError::Exists(hit));
         }
-        self.enter(worker, &ends, init, now)
+        self.enter(worker, ends.each_ref(), init, now)
     }
 
     /// The same for who has just found no flow by the original tuple: takes an entry before it looks for others with either.
-    pub(crate) fn enter(&self, worker: &mut Worker, ends: &[Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, InsertError> {
+    pub(crate) fn enter(&self, worker: &mut Worker, ends: [&Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, InsertError> {
         if !self.charge(init.owner) {
             // Of its own flows, as of all: those without a reply make room.
             self.evict_oldest(worker, now, |flow, age| self.owner_of(flow) == init.owner && age >= EVICTABLE_MS);
@@ -74,14 +74,14 @@ impl ConnTable {
 
     /// Takes an entry, writes it and brings it to life.
     #[inline(always)]
-    fn attempt(&self, worker: &mut Worker, ends: &[Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, Stop> {
+    fn attempt(&self, worker: &mut Worker, ends: [&Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, Stop> {
         let entry = self.free.take(&self.cold, &mut worker.lists.magazine).ok_or(Stop::NoRoom)?;
         self.prefetch_free(worker);
         self.write(entry, ends, init, now);
         self.count(init.counter);
         if let Err(stop) = self.publish(worker.slot, entry, ends) {
             self.uncount(entry);
-            self.unlink(entry, ends.each_ref().map(|end| end.hash));
+            self.unlink(entry, ends.map(|end| end.hash));
             worker.lists.pending.push(&self.cold, entry, status::DEAD);
             return Err(stop);
         }
@@ -91,7 +91,7 @@ impl ConnTable {
     }
     /// The same after another worker was in the way.
     #[cold]
-    fn attempt_again(&self, worker: &mut Worker, ends: &[Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, InsertError> {
+    fn attempt_again(&self, worker: &mut Worker, ends: [&Hashed; 2], init: &FlowInit, now: Ticks) -> Result<Hit, InsertError> {
         for _ in 1..ATTEMPTS {
             (0..PAUSES).for_each(|_| spin_loop());
             match self.attempt(worker, ends, init, now) {
@@ -120,19 +120,19 @@ impl ConnTable {
         }
     }
 
-    fn write(&self, entry: u32, ends: &[Hashed; 2], init: &FlowInit, now: Ticks) {
+    fn write(&self, entry: u32, ends: [&Hashed; 2], init: &FlowInit, now: Ticks) {
         let cold = &self.cold[entry as usize];
         cold.owner.store(init.owner, Ordering::Relaxed);
         cold.counter.store(init.counter, Ordering::Relaxed);
         cold.created.store(now.0, Ordering::Relaxed);
-        let [original, reply] = ends.each_ref().map(|end| &end.key);
-        for (dir, keys, leg) in [(FlowDir::Original, [original, reply], &init.original), (FlowDir::Reply, [reply, original], &init.reply)] {
-            self.line_of(entry, dir).write(dir, keys, leg, init.generation, init.state, now);
-        }
+        let [original, reply] = ends.map(|end| &end.key);
+        let lines = [FlowDir::Original, FlowDir::Reply].map(|dir| self.line_of(entry, dir));
+        lines[0].write(FlowDir::Original, [original, reply], &init.original, &init.first, init, now);
+        lines[1].write(FlowDir::Reply, [reply, original], &init.reply, &FirstPacket::NONE, init, now);
     }
 
     /// Brings a written entry to life. On failure it is dead, though not unlinked.
-    fn publish(&self, me: usize, entry: u32, ends: &[Hashed; 2]) -> Result<(), Stop> {
+    fn publish(&self, me: usize, entry: u32, ends: [&Hashed; 2]) -> Result<(), Stop> {
         let status = &self.cold[entry as usize].status;
         status.store(tentative(me), Ordering::Relaxed);
         let outcome = self.contest(me, entry, ends).and_then(|()| {
@@ -151,9 +151,9 @@ impl ConnTable {
     }
 
     /// Publishes both index words, then looks for others with either tuple.
-    fn contest(&self, me: usize, entry: u32, ends: &[Hashed; 2]) -> Result<(), Stop> {
+    fn contest(&self, me: usize, entry: u32, ends: [&Hashed; 2]) -> Result<(), Stop> {
         let [original, reply] = ends;
-        let places = ends.each_ref().map(|end| self.index.places(end.hash));
+        let places = ends.map(|end| self.index.places(end.hash));
         // A flow from an address and port to themselves has one tuple only.
         let placed = (original.key == reply.key || places[1].place(Slot::new(entry, FlowDir::Reply)))
             && places[0].place(Slot::new(entry, FlowDir::Original));
@@ -162,17 +162,24 @@ impl ConnTable {
         }
         // Of two that come here with the same tuple, the later one sees the other's word.
         fence_after_swap();
-        let others = |places: Places<'_>, Hashed { key, hash }: &Hashed| {
-            places.find(|slot| if slot.entry() != entry && self.line(slot).has_key(key) { self.meet(me, *hash, slot) } else { None })
-        };
-        match others(places[0], original).or_else(|| others(places[1], reply)) {
+        match self.other(me, entry, places[0], original).or_else(|| self.other(me, entry, places[1], reply)) {
             Some(stop) => Err(stop),
             None => Ok(()),
         }
     }
 
-    /// Settles who goes on where another entry has the same tuple.
-    fn meet(&self, me: usize, hash: u64, slot: Slot) -> Option<Stop> {
+    /// Looks for other entries with a tuple that this `entry` has.
+    #[inline(always)]
+    fn other(&self, me: usize, entry: u32, places: Places<'_>, end: &Hashed) -> Option<Stop> {
+        places.find(|slot| if slot.entry() == entry { None } else { self.meet(me, end, slot) })
+    }
+
+    /// Settles who goes on where another entry has the same tuple, and not only its tag.
+    #[inline(never)]
+    fn meet(&self, me: usize, Hashed { key, hash }: &Hashed, slot: Slot) -> Option<Stop> {
+        if !self.line(slot).has_key(key) {
+            return None;
+        }
         let status = &self.cold[slot.entry() as usize].status;
         let mut now = status.load(Ordering::Acquire);
         loop {
@@ -185,7 +192,7 @@ impl ConnTable {
                 },
                 _ => {
                     // Its owner is about to unlink it; a reader must not meet it before the new one.
-                    self.index.places(hash).unlink(slot);
+                    self.index.places(*hash).unlink(slot);
                     return None;
                 }
             }

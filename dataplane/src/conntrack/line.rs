@@ -16,7 +16,7 @@
 //!
 //! Words 0 to 3 (of IPv4: 0 to 2), and of word 4 all but the state, `STEADY` and `LIVE`, never change while the flow lives.
 
-use super::flow::{FlowCounts, FlowDir, Leg, Ticks};
+use super::flow::{FirstPacket, FlowCounts, FlowDir, FlowInit, Leg, Ticks};
 use super::state::FlowState;
 use super::sync::{AtomicU32, AtomicU64, Ordering};
 use super::tcp::Numbers;
@@ -176,10 +176,10 @@ impl Line {
         self.load(4)
     }
 
-    /// Writes a new flow's direction, not yet live; `back` is the key of the other one, the inverse of what its packets become. The
-    /// caller owns the entry; publishing it in the index is the release.
+    /// Writes a new flow's direction, not yet live; `back` is the key of the other one, the inverse of what its packets become, and
+    /// `first` the packet that came this way. The caller owns the entry; publishing it in the index is the release.
     #[inline]
-    pub(super) fn write(&self, dir: FlowDir, [key, back]: [&Key; 2], leg: &Leg, generation: u32, state: FlowState, now: Ticks) {
+    pub(super) fn write(&self, dir: FlowDir, [key, back]: [&Key; 2], leg: &Leg, first: &FirstPacket, init: &FlowInit, now: Ticks) {
         let mut words = key.words;
         let to_ports = (back.word4 as u32).rotate_left(16);
         let addresses_differ = if key.is_v6() {
@@ -189,13 +189,16 @@ impl Line {
             let to = back.words[0].rotate_left(32);
             words[1] = u64::from(to_ports) | u64::from(leg.l3_delta) << 32;
             words[2] = to;
+            words[3] = first.numbers.bits();
             words[0] ^ to
         };
         let is_translated = addresses_differ | u64::from(key.word4 as u32 ^ to_ports) != 0;
-        let word4 = key.word4 | if is_translated { NAT } else { 0 } | state_bits(state, dir) | u64::from(leg.l4_delta) << L4_DELTA_SHIFT;
+        let word4 =
+            key.word4 | if is_translated { NAT } else { 0 } | state_bits(init.state, dir) | u64::from(leg.l4_delta) << L4_DELTA_SHIFT;
         let [w0, w1, w2, w3] = words;
-        let exit = u64::from(leg.exit) | u64::from(generation) << 32;
-        let all = [w0, w1, w2, w3, word4, exit, u64::from(now.0) << 32, 0];
+        let exit = u64::from(leg.exit) | u64::from(init.generation) << 32;
+        let packets = u64::from(now.0) << 32 | u64::from(first.bytes != 0);
+        let all = [w0, w1, w2, w3, word4, exit, packets, first.bytes.into()];
         for (place, word) in self.words.iter().zip(all) {
             place.store(word, Ordering::Relaxed);
         }

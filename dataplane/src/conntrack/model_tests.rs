@@ -22,7 +22,8 @@ fn answer(n: u32) -> Tuple {
 
 fn init(number: u32) -> FlowInit {
     let leg = Leg { exit: number, l3_delta: number as u16, l4_delta: number as u16 };
-    FlowInit { original: leg, reply: leg, generation: number, owner: 0, counter: number, state: FlowState::Replied }
+    let first = FirstPacket::NONE;
+    FlowInit { original: leg, reply: leg, first, generation: number, owner: 0, counter: number, state: FlowState::Replied }
 }
 
 fn find(table: &ConnTable, tuple: &Tuple) -> Option<Hit> {

@@ -96,12 +96,16 @@ use crate::model::proto;
 impl FlowState {
     /// The state after the first packet of a flow, or `None` where such a packet opens none (E2.44). `flags`: TCP flags, or
     /// the type of the first SCTP chunk; else 0.
+    #[inline]
     pub fn opening(protocol: u8, flags: u8) -> Option<Self> {
-        match protocol {
-            proto::TCP => tcp::opens(flags).then_some(Self::SynSent),
-            proto::SCTP => sctp::opens(flags).then_some(Self::CookieWait),
-            _ => Some(Self::Unreplied),
-        }
+        // Which protocol comes next cannot be foreseen, so it is no branch.
+        let state = match protocol {
+            proto::TCP => Self::SynSent,
+            proto::SCTP => Self::CookieWait,
+            _ => Self::Unreplied,
+        };
+        let opens = ((protocol != proto::TCP) | tcp::opens(flags)) & ((protocol != proto::SCTP) | sctp::opens(flags));
+        opens.then_some(state)
     }
     /// The state after one more packet, which went in direction `dir`.
     pub fn after(self, protocol: u8, dir: FlowDir, flags: u8) -> Self {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use super::tcp::{Fit, Numbers};
 use super::*;
 use crate::model::{Ip, proto};
 
@@ -27,6 +28,7 @@ fn init(n: u32) -> FlowInit {
     FlowInit {
         original: Leg { exit: n, l3_delta: n as u16, l4_delta: !n as u16 },
         reply: Leg { exit: !n, l3_delta: 1, l4_delta: 2 },
+        first: FirstPacket::NONE,
         generation: 7,
         owner: n % 8,
         counter: n ^ 0x5555,
@@ -104,6 +106,27 @@ fn a_flow_from_an_address_to_itself_has_one_tuple() {
     assert_eq!(find(&table, &loopback), Some(hit));
     assert!(table.remove(&mut worker, hit.entry) && !table.remove(&mut worker, hit.entry));
     assert_eq!(find(&table, &loopback), None);
+}
+
+#[test]
+fn the_packet_that_opens_a_flow_is_counted_and_its_numbers_are_kept() {
+    let table = table(4, 1);
+    let mut worker = table.worker().unwrap();
+    let numbers = Numbers { seq: 1100, ack: 7 };
+    // 2 is TCP over IPv4, 3 UDP over IPv6, whose line has no room for numbers.
+    for n in [2, 3] {
+        let (original, reply) = flow(n);
+        let first = FirstPacket { bytes: 60, numbers };
+        let hit = table.insert(&mut worker, &original, &reply, &FlowInit { first, ..init(n) }, Ticks(9)).unwrap();
+        check(&table, hit, n);
+        let details = table.details(hit.entry, Ticks(9));
+        assert_eq!((details.counts, details.last_seen), ([FlowCounts { packets: 1, bytes: 60 }, FlowCounts::default()], Ticks(9)));
+        let answer = Hit { dir: FlowDir::Reply, ..hit };
+        let acks = |ack| table.fit(answer, &table.flow(answer), tcp::SYN | tcp::ACK, Numbers { seq: 0, ack });
+        if n == 2 {
+            assert_eq!((acks(1101), acks(1100)), (Fit::Belongs, Fit::Invalid));
+        }
+    }
 }
 
 #[test]

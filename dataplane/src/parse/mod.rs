@@ -223,7 +223,7 @@ pub fn parse_first(bytes: &[u8], len: usize, headers: &mut Headers) -> Result<Ki
         ethernet::IPV6 => parse_v6(bytes, len, ethernet::LEN, headers)?,
         ethertype => return parse_other(bytes, len, ethertype, headers),
     }
-    (headers.dst_mac, headers.src_mac) = ethernet::macs(eth).ok_or(DropReason::InvalidPacket)?;
+    (headers.dst_mac, headers.src_mac) = (ethernet::dst(eth), ethernet::src(eth));
     Ok(Kind::Ip)
 }
 
@@ -267,7 +267,8 @@ fn parse_tagged(bytes: &[u8], len: usize, mut ethertype: u16, headers: &mut Head
         ethernet::IPV6 => parse_v6(bytes, len, l3, headers)?,
         _ => return Err(DropReason::VlanFiltered),
     }
-    (headers.dst_mac, headers.src_mac) = ethernet::macs(bytes).ok_or(DropReason::VlanFiltered)?;
+    let link = bytes.first_chunk().ok_or(DropReason::VlanFiltered)?;
+    (headers.dst_mac, headers.src_mac) = (ethernet::dst(link), ethernet::src(link));
     headers.flags = headers.flags.with(HeaderFlags::VLAN);
     Ok(())
 }

@@ -5,8 +5,9 @@ use super::established::{current_exit, follow, opening_kind, prove, proven, segm
 use super::exits::{edit_and_emit, emit, fits, resolve};
 use super::hot::Arrival;
 use super::refusal::Refusal;
-use super::{Cx, Inbound, Local, Sender, Way, odd};
-use crate::conntrack::{FlowInit, FlowState, Hashed, Hit, InsertError, Key, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
+use super::{Cx, Inbound, Sender, Way, odd};
+use crate::conntrack::tcp::Numbers;
+use crate::conntrack::{FirstPacket, FlowInit, FlowState, Hashed, Hit, InsertError, Key, Leg, NO_OWNER, NOT_COUNTED, Ticks, Tuple};
 use crate::events::{CtState, Trail};
 use crate::io::Packet;
 use crate::model::{Direction, Ip, OnInvalid, proto};
@@ -16,34 +17,44 @@ use crate::policy::Judgement;
 use crate::service::{Chosen, Selection};
 use crate::tables::{Owner, OwnerKind};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{icmp, icmpv6};
+use crate::wire::{chunk, icmp, icmpv6, tcp};
 
 /// What is known of the first packet of a flow before its turn comes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Foreseen {
     /// The owner of its source.
     source: Owner,
     /// The backend, where nothing that may happen before its turn could change the choice.
     chosen: Option<Chosen>,
+    /// The owner of its destination, or of the backend.
+    destination: Owner,
     /// The reply's tuple, if nothing else is translated.
     reply: Hashed,
 }
 
 impl Foreseen {
-    pub(super) const BLANK: Self = Self { source: Owner::BLANK, chosen: None, reply: Hashed::BLANK };
+    pub(super) const BLANK: Self = Self { source: Owner::BLANK, chosen: None, destination: Owner::BLANK, reply: Hashed::BLANK };
 }
 
 /// Chooses the backends of the first packets of a batch and asks for the memory that they will need, all at once: what is known of
 /// their ends, and where the index will have their replies. What a packet that then is refused has foreseen is lost with it.
-#[inline]
-pub(super) fn foresee(cx: &mut Cx<'_>, arrivals: &[Arrival]) {
-    let (tables, Local { random, foreseen, .. }) = (cx.tables, &mut *cx.local);
-    for (arrival, place) in arrivals.iter().zip(foreseen).filter(|(arrival, _)| arrival.is_unknown()) {
+// Not inlined: the hot lane would grow beyond what a compiler takes into its form for newer processors.
+#[inline(never)]
+pub(super) fn foresee(cx: &mut Cx<'_>, arrivals: &[Arrival], foreseen: &mut [Foreseen]) {
+    let (tables, random) = (cx.tables, &mut cx.local.random);
+    // In two rounds, of which each has few lookups that wait for one another: those of several packets then go side by side.
+    for (arrival, place) in arrivals.iter().zip(&mut *foreseen).filter(|(arrival, _)| arrival.is_unknown()) {
         let tuple = arrival.tuple();
         place.source = *tables.owner(tuple.src);
         place.chosen = tables.services.foresee(&tuple, tables.origin_of(&place.source), random);
-        let (dst, dport) = place.chosen.map_or((tuple.dst, tuple.dport), |Chosen { backend, .. }| (backend.address, backend.port));
+    }
+    for (arrival, place) in arrivals.iter().zip(foreseen).filter(|(arrival, _)| arrival.is_unknown()) {
+        let (dst, dport) = match &place.chosen {
+            Some(Chosen { backend, .. }) => (backend.address, backend.port),
+            None => arrival.destination(),
+        };
         place.reply = cx.conns.prepare(arrival.answer(dst, dport));
+        place.destination = *tables.owner(dst);
     }
 }
 
@@ -55,7 +66,13 @@ fn seen_by(tuple: &Tuple, chosen: Option<&Chosen>) -> Tuple {
 
 /// The first packet of a flow: decides everything about it, once.
 #[inline(never)]
-pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound, trail: &mut Trail) -> Result<Verdict, Refusal> {
+pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound<'_>, trail: &mut Trail) -> Result<Verdict, Refusal> {
+    decide(cx, packet, inbound, trail)
+}
+
+/// The same, inlined for the place where nearly all of them come by: what it gives stays in registers there.
+#[inline(always)]
+pub(super) fn decide(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbound<'_>, trail: &mut Trail) -> Result<Verdict, Refusal> {
     let tuple = inbound.headers.tuple;
     let kind = opening_kind(cx.arena.bytes(&packet.frame), &inbound.headers);
     let state = FlowState::opening(tuple.proto, kind).filter(|_| !is_icmp_without_question(&inbound.headers));
@@ -70,8 +87,8 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
     }
 
     // Service: which backend (E2.8 to E2.35). It changes the destination alone.
-    let foreseen = inbound.foreseen.and_then(|at| cx.local.foreseen.get(at as usize));
-    let source = &foreseen.map_or_else(|| *tables.owner(tuple.src), |foreseen| foreseen.source);
+    let foreseen = inbound.foreseen;
+    let source = foreseen.map_or_else(|| tables.owner(tuple.src), |foreseen| &foreseen.source);
     let early = foreseen.and_then(|foreseen| foreseen.chosen);
     let chosen = if early.is_some() { early } else { choose_backend(cx, &tuple, source, trail)? };
     let via_service = chosen.is_some();
@@ -82,12 +99,16 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
         }
     }
     let seen = seen_by(&tuple, chosen.as_ref());
-    let mut reply = match inbound.foreseen.and_then(|at| cx.local.foreseen.get(at as usize)) {
-        Some(foreseen) if early.is_some() == via_service => foreseen.reply,
-        _ => cx.conns.prepare(Key::new(&seen.inverse())),
+    let prepared;
+    let (destination, mut reply) = match foreseen {
+        Some(foreseen) if early.is_some() == via_service => (&foreseen.destination, &foreseen.reply),
+        _ => {
+            prepared = cx.conns.prepare(Key::new(&seen.inverse()));
+            (tables.owner(seen.dst), &prepared)
+        }
     };
+    debug_assert_eq!(destination, tables.owner(seen.dst));
     debug_assert_eq!(reply.hash, cx.conns.hash(&seen.inverse()));
-    let destination = tables.owner(seen.dst);
     if !via_service && inbound.sender == Sender::Uplink && destination.kind == OwnerKind::OwnNode {
         // Nothing of ours: the node's own stack decides.
         let exit = tables.routes.resolve(destination, seen.dst)?;
@@ -138,10 +159,12 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
     };
 
     let is_node_itself = source.kind == OwnerKind::OwnNode && destination.in_cluster;
-    let mut to = seen;
-    if leaves || chosen.is_some_and(|chosen| chosen.masquerade) && !is_node_itself {
+    let (mut to, masqueraded) = (seen, leaves || chosen.is_some_and(|chosen| chosen.masquerade) && !is_node_itself);
+    let prepared;
+    if masqueraded {
         to = translate_source(cx, &seen)?;
-        reply = cx.conns.prepare(Key::new(&to.inverse()));
+        prepared = cx.conns.prepare(Key::new(&to.inverse()));
+        reply = &prepared;
     }
 
     // Conntrack: from here on every packet of the flow follows.
@@ -152,21 +175,43 @@ pub(super) fn first_packet(cx: &mut Cx<'_>, packet: &mut Packet, inbound: &Inbou
         _ => NO_OWNER,
     };
     let ways = [proven(tables, exit, inbound.sender, packet.in_port), back.map_or(Way::UNKNOWN, |exit| Way::new(exit, None))];
-    let flow = NewFlow { ways, owner, counter: chosen.map_or(NOT_COUNTED, |chosen| chosen.counter), state };
-    match insert(cx, inbound, &flow, to, reply)? {
-        Entered::Ours(hit, rewrite) => {
-            trail.after =
-                Some(Tuple { proto: tuple.proto, src: rewrite.src, dst: rewrite.dst, sport: rewrite.sport, dport: rewrite.dport });
-            let numbers = segment_numbers(cx.arena.bytes(&packet.frame), &inbound.headers);
-            let verdict = edit_and_emit(cx, packet, inbound, &rewrite, rewrite.dst, way, trail)?;
-            if let Some(numbers) = numbers {
-                cx.conns.note_numbers(hit, state, kind, numbers);
-            }
-            cx.conns.touch(hit, inbound.headers.l3_total, Ticks::from_nanos(cx.now));
-            Ok(verdict)
+    // Of another protocol than TCP, what stands in the place of its numbers: nobody asks for it.
+    let numbers = chunk(cx.arena.bytes(&packet.frame), usize::from(inbound.headers.l4) + tcp::NUMBERS);
+    let numbers = numbers.map_or_else(Numbers::default, |bits| Numbers::from_bits(u64::from_be_bytes(*bits)));
+    let first = FirstPacket { bytes: inbound.headers.l3_total, numbers };
+    let flow = NewFlow { ways, first, owner, counter: chosen.map_or(NOT_COUNTED, |chosen| chosen.counter), state };
+    let mut rewrite = Rewrite::compile(&tuple, &to);
+    let (now, init) = (Ticks::from_nanos(cx.now), flow.init(&rewrite, tables.generation));
+    match cx.conns.enter(&mut cx.local.conns, [&inbound.hashed, reply], &init, now) {
+        Ok(_) => {}
+        Err(InsertError::Exists(other)) => match enter_beside(cx, inbound, flow, to, other)? {
+            Some(beside) => rewrite = beside,
+            None => return join(cx, packet, inbound, other, trail),
+        },
+        Err(InsertError::Full | InsertError::ShareExceeded | InsertError::Busy) => {
+            return Err(Refusal::Silent(DropReason::CtMapInsertionFailed));
         }
-        Entered::Others(hit) => join(cx, packet, inbound, hit, trail),
     }
+    let Rewrite { src, dst, sport, dport, .. } = rewrite;
+    trail.after = Some(Tuple { src, dst, sport, dport, proto: tuple.proto });
+    edit_and_emit(cx, packet, inbound, &rewrite, dst, way, trail)
+}
+
+/// Enters a flow that shares a tuple with another one. Where that is the reply's, the source port changes, as two connections of a
+/// client by way of two services to one backend need it. Gives what becomes of its packets then; `None` where another worker was
+/// faster with this very flow.
+#[cold]
+fn enter_beside(cx: &mut Cx<'_>, inbound: &Inbound<'_>, flow: NewFlow, to: Tuple, other: Hit) -> Result<Option<Rewrite>, Refusal> {
+    let tuple = &inbound.headers.tuple;
+    if cx.conns.flow(other).tuple == *tuple {
+        return Ok(None);
+    }
+    let to = free_source(cx, &to, to.src).ok_or(Refusal::Silent(DropReason::NoMappingForMasquerade))?;
+    let rewrite = Rewrite::compile(tuple, &to);
+    let (now, init) = (Ticks::from_nanos(cx.now), flow.init(&rewrite, cx.tables.generation));
+    let reply = cx.conns.prepare(Key::new(&to.inverse()));
+    let entered = cx.conns.enter(&mut cx.local.conns, [&inbound.hashed, &reply], &init, now);
+    entered.map(|_| Some(rewrite)).map_err(|_| Refusal::Silent(DropReason::CtMapInsertionFailed))
 }
 
 /// Where another worker was faster, its choice of a backend counts, and so does the way there.
@@ -242,6 +287,7 @@ fn free_source(cx: &mut Cx<'_>, seen: &Tuple, address: Ip) -> Option<Tuple> {
 struct NewFlow {
     /// There and back; the first packet's is proven.
     ways: [Way; 2],
+    first: FirstPacket,
     owner: u32,
     counter: u32,
     state: FlowState,
@@ -253,50 +299,13 @@ impl NewFlow {
         FlowInit {
             original: leg(self.ways[0], (rewrite.l3_delta, rewrite.l4_delta)),
             reply: leg(self.ways[1], rewrite.deltas_back()),
+            first: self.first,
             generation,
             owner: self.owner,
             counter: self.counter,
             state: self.state,
         }
     }
-}
-
-/// Whose flow is in the connection table.
-enum Entered {
-    /// This one, with what becomes of its packets.
-    Ours(Hit, Rewrite),
-    /// One with the same tuple.
-    Others(Hit),
-}
-
-/// Enters a flow into the connection table. Where another flow already has the reply's tuple, the source port changes, as two
-/// connections of a client by way of two services to one backend need it.
-#[inline]
-fn insert(cx: &mut Cx<'_>, inbound: &Inbound, flow: &NewFlow, to: Tuple, reply: Hashed) -> Result<Entered, Refusal> {
-    let tuple = &inbound.headers.tuple;
-    let rewrite = Rewrite::compile(tuple, &to);
-    let (now, init) = (Ticks::from_nanos(cx.now), flow.init(&rewrite, cx.tables.generation));
-    match cx.conns.enter(&mut cx.local.conns, &[inbound.hashed, reply], &init, now) {
-        Ok(hit) => Ok(Entered::Ours(hit, rewrite)),
-        Err(InsertError::Exists(hit)) => insert_beside(cx, inbound, flow, &to, hit),
-        Err(InsertError::Full | InsertError::ShareExceeded | InsertError::Busy) => Err(Refusal::Silent(DropReason::CtMapInsertionFailed)),
-    }
-}
-
-/// The same where a flow was met that has one of the tuples.
-#[cold]
-fn insert_beside(cx: &mut Cx<'_>, inbound: &Inbound, flow: &NewFlow, to: &Tuple, met: Hit) -> Result<Entered, Refusal> {
-    let tuple = &inbound.headers.tuple;
-    // Another worker was faster with the same flow.
-    if cx.conns.flow(met).tuple == *tuple {
-        return Ok(Entered::Others(met));
-    }
-    let to = free_source(cx, to, to.src).ok_or(Refusal::Silent(DropReason::NoMappingForMasquerade))?;
-    let rewrite = Rewrite::compile(tuple, &to);
-    let (now, init) = (Ticks::from_nanos(cx.now), flow.init(&rewrite, cx.tables.generation));
-    let reply = cx.conns.prepare(Key::new(&to.inverse()));
-    let entered = cx.conns.enter(&mut cx.local.conns, &[inbound.hashed, reply], &init, now);
-    entered.map(|hit| Entered::Ours(hit, rewrite)).map_err(|_| Refusal::Silent(DropReason::CtMapInsertionFailed))
 }
 
 /// What the node's own stack judges: natively received, for one of its addresses.

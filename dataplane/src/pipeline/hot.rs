@@ -85,6 +85,12 @@ impl Arrival {
     pub(super) fn tuple(&self) -> Tuple {
         self.key.tuple()
     }
+    /// Where it goes: address and port.
+    #[inline(always)]
+    pub(super) fn destination(&self) -> (Ip, u16) {
+        let Tuple { dst, dport, .. } = self.key.tuple();
+        (dst, dport)
+    }
     /// The key of what answers it, if it is sent on to this destination.
     #[inline(always)]
     pub(super) fn answer(&self, dst: Ip, dport: u16) -> Key {
@@ -121,7 +127,8 @@ impl Arrival {
                 (HeaderFlags::V6.with(HeaderFlags::DF), ethernet::LEN + ipv6::LEN, ip[ipv6::HOP_LIMIT])
             }
         };
-        let (dst_mac, src_mac) = ethernet::macs(frame)?;
+        let link = frame.first_chunk()?;
+        let (dst_mac, src_mac) = (ethernet::dst(link), ethernet::src(link));
         let (l3, l4, l3_total) = (ethernet::LEN as u16, l4 as u16, u32::from(self.total));
         let (tos, tcp_flags) = (self.tos, self.tcp_flags);
         *headers = Headers { tuple, src_mac, dst_mac, l3, l4, l3_total, flags, ttl, tos, tcp_flags, ..Headers::BLANK };

@@ -29,7 +29,7 @@ pub struct ArpPacket {
 
 /// Reads the ARP packet behind an Ethernet header; `None` where it is cut or speaks of something else than IPv4 on Ethernet.
 pub fn parse(bytes: &[u8]) -> Option<ArpPacket> {
-    let (dst_mac, src_mac) = ethernet::macs(bytes)?;
+    let link = bytes.first_chunk()?;
     let packet: &[u8; LEN] = chunk(bytes, ethernet::LEN)?;
     let operation = u16::from_be_bytes([packet[6], packet[7]]);
     if !packet.starts_with(&PREFIX) || !matches!(operation, REQUEST | REPLY) {
@@ -37,8 +37,8 @@ pub fn parse(bytes: &[u8]) -> Option<ArpPacket> {
     }
     let ip = |at| Some(Ip::v4(u32::from_be_bytes(*chunk(packet, at)?)));
     Some(ArpPacket {
-        dst_mac,
-        src_mac,
+        dst_mac: ethernet::dst(link),
+        src_mac: ethernet::src(link),
         is_request: operation == REQUEST,
         sender_mac: MacAddr(*chunk(packet, 8)?),
         sender_ip: ip(14)?,

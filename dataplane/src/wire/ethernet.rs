@@ -1,7 +1,7 @@
 //! Ethernet II (IEEE 802.3) and 802.1Q tags.
 
 use crate::model::MacAddr;
-use crate::wire::{chunk, chunk_mut};
+use crate::wire::chunk_mut;
 
 /// Length of the header.
 pub const LEN: usize = 14;
@@ -39,10 +39,18 @@ impl Header {
     }
 }
 
-/// Destination and source of a frame, if it has a header at all.
-#[inline]
-pub fn macs(bytes: &[u8]) -> Option<(MacAddr, MacAddr)> {
-    Some((MacAddr(*chunk(bytes, 0)?), MacAddr(*chunk(bytes, 6)?)))
+/// Destination of a frame.
+#[inline(always)]
+pub const fn dst(header: &[u8; LEN]) -> MacAddr {
+    let [d0, d1, d2, d3, d4, d5, ..] = *header;
+    MacAddr([d0, d1, d2, d3, d4, d5])
+}
+
+/// Source of a frame.
+#[inline(always)]
+pub const fn src(header: &[u8; LEN]) -> MacAddr {
+    let [_, _, _, _, _, _, s0, s1, s2, s3, s4, s5, ..] = *header;
+    MacAddr([s0, s1, s2, s3, s4, s5])
 }
 
 /// Sets destination and source. Tells whether the frame has a header at all.
@@ -64,7 +72,7 @@ mod tests {
         Header { dst: MacAddr::BROADCAST, src: MacAddr([2, 0, 0, 0, 0, 1]), ethertype: ARP }.emit(&mut out);
         assert_eq!(out, [255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 8, 6]);
         assert!(set_macs(&mut out, MacAddr([2; 6]), MacAddr([3; 6])));
-        assert_eq!(macs(&out), Some((MacAddr([2; 6]), MacAddr([3; 6]))));
+        assert_eq!((dst(&out), src(&out)), (MacAddr([2; 6]), MacAddr([3; 6])));
         assert!(!set_macs(&mut out[..11], MacAddr([2; 6]), MacAddr([3; 6])));
     }
 }
