@@ -164,7 +164,7 @@ impl Arena {
         // SAFETY: PREFETCHW reads and writes nothing that the program could see and never faults, whatever the address. Processors
         // without it take it for a NOP. An intrinsic exists, but without the target feature it asks for reading only.
         unsafe {
-            std::arch::asm!("prefetchw [{}]", in(reg) self.start(frame), options(nomem, nostack, preserves_flags));
+            std::arch::asm!("prefetchw [{}]", in(reg) self.start(frame).addr(), options(nomem, nostack, preserves_flags));
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = frame;
