@@ -87,10 +87,8 @@ pub struct Local {
     swept: u64,
     /// The last batch had packets for the overlay: this one will have, too.
     encapsulates: bool,
-    /// Room for the batch between the stages.
-    arrivals: Vec<hot::Arrival>,
-    /// Likewise, of the same numbers: of an arrival that the index does not know.
-    foreseen: Vec<Foreseen>,
+    /// Taken out while a batch is worked on.
+    room: Option<Box<Room>>,
 }
 
 impl Local {
@@ -108,9 +106,21 @@ impl Local {
             limiters: Vec::new(),
             swept: 0,
             encapsulates: false,
-            arrivals: vec![hot::Arrival::BLANK; BATCH_MAX],
-            foreseen: vec![Foreseen::BLANK; BATCH_MAX],
+            room: Some(Box::new(Room::of(BATCH_MAX))),
         }
+    }
+}
+
+/// What the stages leave for each other; place `n` is of the `n`th packet of the batch.
+struct Room {
+    arrivals: Vec<hot::Arrival>,
+    /// Of an arrival that the index does not know.
+    foreseen: Vec<Foreseen>,
+}
+
+impl Room {
+    fn of(packets: usize) -> Self {
+        Self { arrivals: vec![hot::Arrival::BLANK; packets], foreseen: vec![Foreseen::BLANK; packets] }
     }
 }
 
@@ -189,15 +199,13 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
     if cx.local.limiters.len() < ports {
         cx.local.limiters.resize(ports, Limiter::default());
     }
-    let (mut arrivals, mut foreseen) = (std::mem::take(&mut cx.local.arrivals), std::mem::take(&mut cx.local.foreseen));
-    if arrivals.len() < batch.len() {
-        arrivals.resize(batch.len(), hot::Arrival::BLANK);
-        foreseen.resize(batch.len(), Foreseen::BLANK);
-    }
+    let mut room =
+        cx.local.room.take().filter(|room| room.arrivals.len() >= batch.len()).unwrap_or_else(|| Box::new(Room::of(batch.len())));
+    let Room { arrivals, foreseen } = &mut *room;
     let lane = hot::Lane::new(cx, isa);
     let counters = &mut cx.local.counters;
     if isa.run(|| hot::look(&lane, counters, batch, &mut arrivals[..batch.len()], observer)) {
-        first::foresee(cx, &arrivals[..batch.len()], &mut foreseen);
+        first::foresee(cx, &arrivals[..batch.len()], foreseen);
     }
     let mut followed = [0; 3];
     let mut index = 0;
@@ -218,7 +226,7 @@ fn process_with<O: Observer>(cx: &mut Cx<'_>, batch: &mut [Packet], observer: &m
     cx.local.followed += plain + encap + host;
     cx.local.counters.verdicts(plain, encap, host);
     cx.local.counters.batches += 1;
-    (cx.local.arrivals, cx.local.foreseen) = (arrivals, foreseen);
+    cx.local.room = Some(room);
     expire(cx, EXPIRE_MAX);
     cx.conns.quiescent(&mut cx.local.conns);
     observer.stage(Stage::Expire, batch.len());

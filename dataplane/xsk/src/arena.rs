@@ -164,7 +164,8 @@ impl Arena {
         // SAFETY: PREFETCHW reads and writes nothing that the program could see and never faults, whatever the address. Processors
         // without it take it for a NOP. An intrinsic exists, but without the target feature it asks for reading only.
         unsafe {
-            std::arch::asm!("prefetchw [{}]", in(reg) self.start(frame).addr(), options(nomem, nostack, preserves_flags));
+            let (base, at) = (self.base.as_ptr().addr(), self.place(frame));
+            std::arch::asm!("prefetchw [{} + {}]", in(reg) base, in(reg) at, options(nomem, nostack, preserves_flags));
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = frame;
@@ -176,16 +177,16 @@ impl Arena {
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             // SAFETY: as above.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.start(frame).wrapping_sub(64).cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.as_ptr().wrapping_add(self.place(frame)).wrapping_sub(64).cast()) };
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = frame;
     }
-    /// Where a packet begins, for who does not read there.
+    /// Where a packet begins, for who does not read there: unlike [`offset`](Self::offset), of any arena.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[inline(always)]
-    fn start(&self, frame: &Frame) -> *const u8 {
-        self.base.as_ptr().wrapping_add(frame.slot as usize * self.slot_bytes as usize + frame.start as usize)
+    fn place(&self, frame: &Frame) -> usize {
+        frame.slot as usize * self.slot_bytes as usize + frame.start as usize
     }
     /// The bytes of a packet's first buffer.
     #[inline(always)]
