@@ -176,7 +176,8 @@ impl Standing {
         match fate.verdict {
             Verdict::Forward(_) | Verdict::Host(_) if sent(&bytes) == Some(left) => {
                 self.tally.kept += 1;
-                self.open.push(*open);
+                // Who has its addresses now is who must not go: a pod may have come to one that was nobody's.
+                self.open.push(Open { owners: now, ..*open });
                 None
             }
             Verdict::Drop(DropReason::StaleOrUnroutableIp | DropReason::FibLookupFailed) if !is_known => None,
